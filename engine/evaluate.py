@@ -1,0 +1,77 @@
+"""Testing: logits of every test clip from the encoder alone, and what they amount to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import nn
+
+from engine.optim import autocast
+from engine.progress import progress
+from engine.schema import OptimConfig
+from feeders.feeder import Feeder
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracies in percent over `clips` clips; `confusion[i, j]` counts clips of class i taken for class j."""
+
+    clips: int
+    top1: float
+    top5: float
+    per_class: np.ndarray
+    confusion: np.ndarray
+
+    @property
+    def mean_class(self) -> float:
+        """The mean of the accuracies of the classes that occur."""
+        return float(np.nanmean(self.per_class))
+
+
+@torch.inference_mode()
+def predict(encoder: nn.Module, feeder: Feeder, config: OptimConfig, device: torch.device) -> np.ndarray:
+    """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: CSRE costs nothing here."""
+    encoder.eval()
+    logits = []
+    batches = feeder.epoch(0, config.test_batch_size)
+    for batch in progress(batches, "test", feeder.num_batches(config.test_batch_size)):
+        x, _, _, joints = batch.to(device)
+        with autocast(device, config):
+            logits.append(encoder(x, joints=joints).float())
+    return torch.cat(logits).cpu().numpy()
+
+
+def measure(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Top-1, top-5 and per-class accuracy (NaN for a class without clips) and the confusion matrix.
+
+    Args:
+        logits: (n, K) float.
+        labels: (n,) int, classes 0 .. K-1.
+    """
+    num_classes = logits.shape[1]
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    hits = ranked == labels[:, None]
+    confusion = confusion_matrix(labels, ranked[:, 0], labels=np.arange(num_classes))
+    with np.errstate(invalid="ignore"):
+        per_class = 100 * confusion.diagonal() / confusion.sum(axis=1)
+    return Accuracy(len(labels), 100 * hits[:, 0].mean(), 100 * hits.any(axis=1).mean(), per_class, confusion)
+
+
+@torch.inference_mode()
+def pooled_features(
+    encoder: nn.Module, feeder: Feeder, clips: int, config: OptimConfig, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """The last feature map, averaged over persons, frames and joints (n, C), and labels of evenly chosen clips."""
+    encoder.eval()
+    chosen = torch.linspace(0, len(feeder) - 1, min(clips, len(feeder))).long()
+    pooled, labels = [], []
+    for indices in chosen.split(config.test_batch_size):
+        x, classes, _, joints = feeder.feed(indices, epoch=0).to(device)
+        with autocast(device, config):
+            features = encoder.features(x, joints=joints)
+        pooled.append(features.float().mean(dim=(1, 3, 4)).cpu())
+        labels.append(classes.cpu())
+    return torch.cat(pooled).numpy(), torch.cat(labels).numpy()

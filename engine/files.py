@@ -1,0 +1,29 @@
+"""Writing files so that a crash leaves the old one or the new one, never half of one. Free of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from .errors import RunError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write a file under a temporary name, flush it to the disk, then give it its name.
+
+    Raises:
+        RunError: the disk refuses; the temporary file is removed and an older file of that name stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise RunError(f"{path}: cannot be written ({reason}); free some space or choose another place") from None

@@ -1,0 +1,69 @@
+"""What a run says: to the terminal and log.txt as text, to metrics.jsonl as data, to TensorBoard as curves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from engine.files import write_atomically
+
+
+class RunLog:
+    """The logs of one run, used as a context manager.
+
+    Args:
+        folder: the run folder.
+        from_epoch: epochs already trained; lines about later ones, left by an interrupted epoch, are dropped.
+    """
+
+    def __init__(self, folder: Path, from_epoch: int = 0) -> None:
+        self.metrics_path = folder / "metrics.jsonl"
+        self._drop_after(from_epoch)
+        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=None)
+        self._logger = logging.getLogger(f"csre.run.{folder}")
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        text = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        self._handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+        self._handlers.append(logging.FileHandler(folder / "log.txt", encoding="utf-8"))
+        self._handlers[1].setFormatter(text)
+        for handler in self._handlers:
+            self._logger.addHandler(handler)
+        self._redirect = logging_redirect_tqdm([self._logger])
+
+    def __enter__(self) -> RunLog:
+        self._redirect.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._redirect.__exit__(None, None, None)
+        self._metrics.close()
+        self._board.close()
+        for handler in self._handlers:
+            self._logger.removeHandler(handler)
+            handler.close()
+
+    def say(self, message: str) -> None:
+        """A line of text."""
+        self._logger.info(message)
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """A line of data (`step`, `train` or `test`), with its numbers as curves over the step."""
+        self._metrics.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _drop_after(self, epoch: int) -> None:
+        if self.metrics_path.exists():
+            lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+            write_atomically(self.metrics_path, lambda file: file.writelines(line.encode() for line in kept))

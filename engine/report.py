@@ -1,0 +1,90 @@
+"""What is left of a run for its reader: a table, numbers as data, figures."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.manifold import TSNE
+
+from engine.evaluate import Accuracy, pooled_features
+from engine.experiment import Experiment
+from engine.figures import draw_confusion, draw_curves, draw_per_class, draw_tsne
+from engine.logs import RunLog
+
+Outcome = dict[str, tuple[int | None, Accuracy]]
+
+
+def report(run: Experiment, log: RunLog, outcome: Outcome) -> None:
+    """Print the table of a run, and write results.json, confusion_*.csv and the figures."""
+    folder, classes = run.folder.path, run.test_clips.class_names
+    title = describe(run)
+    for selection, (epoch, accuracy) in outcome.items():
+        heading = f"{title}, {selection}" + (f" epoch {epoch}" if epoch is not None else "")
+        lines = ["true \\ predicted," + ",".join(f'"{name}"' for name in classes)]
+        lines += [f'"{name}",' + ",".join(map(str, row)) for name, row in zip(classes, accuracy.confusion, strict=True)]
+        run.folder.write_text(f"confusion_{selection}.csv", "\n".join(lines) + "\n")
+        draw_confusion(accuracy, classes, heading, folder / "figures" / f"confusion_{selection}.png")
+        draw_per_class(accuracy, classes, heading, folder / "figures" / f"per_class_{selection}.png")
+    if run.folder.metrics.exists() and run.folder.metrics.stat().st_size:
+        draw_curves(run.folder.metrics, title, folder / "figures" / "curves.png")
+    if run.config.log.tsne_clips:
+        _embed(run, title)
+    run.folder.write_json("results.json", _results(run, outcome))
+    log.say(table_of(run, outcome))
+    log.say(f"everything of this run is in {folder}")
+
+
+def describe(run: Experiment) -> str:
+    """`ctrgcn + CSRE, joint, nw-ucla`."""
+    encoder = run.config.model.name + (" + CSRE" if run.config.csre.enabled else "")
+    return f"{encoder}, {run.config.data.stream}, {run.config.data.benchmark}"
+
+
+def table_of(run: Experiment, outcome: Outcome) -> str:
+    """The accuracies of a run as a table of text."""
+    lines = ["", f"{describe(run)}: {len(run.test_clips)} test clips"]
+    lines.append(f"{'':24}{'epoch':>7}{'top-1 %':>9}{'top-5 %':>9}{'class mean %':>14}")
+    names = {"last": "last epoch", "best": "best epoch *", "test": "given weights"}
+    for selection, (epoch, accuracy) in outcome.items():
+        numbers = f"{accuracy.top1:9.2f}{accuracy.top5:9.2f}{accuracy.mean_class:14.2f}"
+        lines.append(f"{names[selection]:24}{'' if epoch is None else epoch:>7}{numbers}")
+    if "best" in outcome:
+        lines.append("* chosen by its accuracy on these same test clips, as is usual for these benchmarks")
+    return "\n".join(lines)
+
+
+def _results(run: Experiment, outcome: Outcome) -> dict[str, object]:
+    classes = run.test_clips.class_names
+    return {
+        "benchmark": run.config.data.benchmark,
+        "encoder": run.config.model.name,
+        "csre": run.config.csre.enabled,
+        "temperature": run.config.csre.temperature if run.config.csre.enabled else None,
+        "stream": run.config.data.stream,
+        "seed": run.config.seed,
+        "test_clips": len(run.test_clips),
+        **{
+            selection: {
+                "epoch": epoch,
+                "top1": accuracy.top1,
+                "top5": accuracy.top5,
+                "mean_class": accuracy.mean_class,
+                "per_class": {
+                    name: None if np.isnan(value) else float(value)
+                    for name, value in zip(classes, accuracy.per_class, strict=True)
+                },
+            }
+            for selection, (epoch, accuracy) in outcome.items()
+        },
+    }
+
+
+def _embed(run: Experiment, title: str) -> None:
+    """t-SNE of the pooled features of test clips, from the weights that were tested last."""
+    clips = run.config.log.tsne_clips
+    features, labels = pooled_features(run.tested_encoder, run.test_clips, clips, run.config.optim, run.device)
+    if len(features) < 4:  # too few points for any neighbourhood
+        return
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+    np.savez(run.folder.path / "tsne.npz", points=points, labels=labels)
+    draw_tsne(points, labels, run.test_clips.class_names, title, run.folder.path / "figures" / "tsne.png")

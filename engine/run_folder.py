@@ -1,0 +1,89 @@
+"""The folder of a run: `<work_dir>/<benchmark>/<name>/`. A run there is gone on with, never deleted or overwritten.
+
+config.yaml          every setting, with the origin of each as a comment
+environment.json     versions, device, command line
+log.txt              what the run said
+metrics.jsonl        one JSON object a line: steps, training epochs, tests
+tensorboard/         the same for TensorBoard
+checkpoints/         last.pt, best.pt and the newest epoch_XXXX.pt
+scores_last.npz      logits of the test clips after the last epoch; scores_best.npz after the best
+results.json         accuracies, per class too, of both
+confusion_*.csv, tsne_*.npz, figures/*.png
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.config import Resolved
+from engine.files import write_atomically
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder, and what is written there once."""
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the newest epoch."""
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the best test accuracy."""
+        return self.path / "checkpoints" / "best.pt"
+
+    def epoch(self, number: int) -> Path:
+        """The checkpoint after a number of epochs."""
+        return self.path / "checkpoints" / f"epoch_{number:04d}.pt"
+
+    def scores(self, selection: str) -> Path:
+        """The score file of the `last` or `best` epoch, or of a `test`."""
+        return self.path / f"scores_{selection}.npz"
+
+    @property
+    def metrics(self) -> Path:
+        """The JSON lines of the run."""
+        return self.path / "metrics.jsonl"
+
+    def create(self) -> None:
+        """Make the folders."""
+        for name in ("checkpoints", "figures"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def set_aside(self) -> Path:
+        """Rename the folder, so that a fresh run can take its place, and return where it now is."""
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        return self.path.rename(target)
+
+    def describe(self, resolved: Resolved, device: torch.device) -> None:
+        """Write the resolved configuration and the environment."""
+        self.write_text("config.yaml", resolved.as_yaml())
+        environment = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+        }
+        self.write_text("environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file atomically."""
+        write_atomically(self.path / name, lambda file: file.write(text.encode()) and None)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file atomically."""
+        self.write_text(name, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,264 @@
+"""The settings of a run: these dataclasses are the only schema.
+
+YAML files, command-line overrides, `--help`, the checks and the resolved configuration in the run folder all derive
+from the fields below: their names, types, defaults and one-line helps. Nothing here imports torch, so that a typo is
+reported at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from math import isfinite
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
+
+
+def option(
+    default: Any, help: str, *, at_least: float | None = None, above: float | None = None, below: float | None = None
+) -> Any:
+    """A field with its default, the line that `--help` prints for it, and its range (of each item, for a list)."""
+    metadata = {"help": help, "at_least": at_least, "above": above, "below": below}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    """Which clips, and what of them the encoder sees."""
+
+    benchmark: str = option("nw-ucla", "data set and protocol: demo, nw-ucla")
+    path: str | None = option(None, "folder or file of the clips; null: the benchmark's usual place under data/")
+    stream: Stream = option("joint", "input stream")
+    variant: Literal["plain", "centred"] = option(
+        "plain", "centred: joint and bone streams relative to the skeleton's root joint, which keeps its trajectory"
+    )
+    window: int | None = option(None, "frames per clip after resampling; null: the benchmark's", at_least=1)
+    repeat: int = option(1, "times an epoch visits each training clip, each visit augmented anew", at_least=1)
+    on_bad_clip: Literal["error", "skip"] = option("error", "what to do about clips that cannot be read")
+    placement: Literal["auto", "host", "device"] = option(
+        "auto", "memory that holds the clips; auto: the device where it has plenty of room, else the host"
+    )
+
+
+@dataclass
+class ModelConfig:
+    """The encoder."""
+
+    name: str = option("ctrgcn", "a registered encoder, or your own as package.module:Class")
+    options: dict[str, Any] = option({}, "options of that encoder, for instance --model.options.dropout 0.1")
+
+
+@dataclass
+class PositivesConfig:
+    """How many positives each clip is contrasted with (paper, Table 6)."""
+
+    hard: int = option(128, "positives with the lowest cosine similarity", at_least=0)
+    random: int = option(0, "positives drawn uniformly", at_least=0)
+
+
+@dataclass
+class NegativesConfig:
+    """How many negatives each clip is contrasted with (paper, Table 6)."""
+
+    hard: int = option(512, "negatives with the highest cosine similarity", at_least=0)
+    random: int = option(512, "negatives drawn uniformly", at_least=0)
+
+
+@dataclass
+class BankConfig:
+    """The memory banks."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "number format of the stored rows")
+    capacity: int | None = option(None, "rows kept per class, oldest replaced first; null: one per clip", at_least=1)
+
+
+@dataclass
+class CSREConfig:
+    """The contrastive enhancement; without it the encoder trains with cross entropy alone."""
+
+    enabled: bool = option(False, "train with CSRE")
+    temperature: float = option(0.8, "temperature of the contrastive loss; the paper tries 0.5, 0.8 and 1.0", above=0)
+    branches: list[Literal["spatial", "temporal", "global"]] = option(
+        ["spatial", "temporal"], "features that are contrasted (paper, Table 5)"
+    )
+    dim: int = option(256, "length D of the contrasted vectors", at_least=1)
+    reduction: int = option(8, "divisor r of the channels in the projection heads", at_least=1)
+    weight: float = option(1.0, "weight of each branch's loss beside the cross entropy", at_least=0)
+    denominator: Literal["joint", "split"] = option(
+        "joint", "one denominator over all negatives (paper), or one each for hard and random ones (released code)"
+    )
+    positive_reduction: Literal["mean", "sum"] = option(
+        "mean", "over positives; the paper prints a sum, which starts near 887 per clip and drowns the cross entropy"
+    )
+    repeated_negatives: Literal["twice", "once"] = option("twice", "how a negative counts that both rules select")
+    own_row: Literal["exclude", "include"] = option("exclude", "whether a clip's own row may be one of its positives")
+    too_few: Literal["use", "skip"] = option(
+        "use", "a clip with fewer positives or negatives than asked for: use those there are, or skip the clip"
+    )
+    positives: PositivesConfig = field(default_factory=PositivesConfig)
+    negatives: NegativesConfig = field(default_factory=NegativesConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser, schedule and arithmetic."""
+
+    name: Literal["sgd", "adamw"] = option("sgd", "optimiser")
+    lr: float = option(0.1, "base learning rate, for the batch size as configured", above=0)
+    momentum: float = option(0.9, "momentum of sgd", at_least=0)
+    nesterov: bool = option(True, "Nesterov momentum for sgd")
+    weight_decay: float = option(4e-4, "weight decay, on every parameter", at_least=0)
+    batch_size: int = option(64, "clips per training step; an epoch's last incomplete batch is dropped", at_least=1)
+    test_batch_size: int = option(64, "clips per evaluation step", at_least=1)
+    epochs: int = option(65, "epochs to train; may be raised later to go on with a finished run", at_least=1)
+    warmup_epochs: int = option(5, "epochs over which the learning rate rises linearly to optim.lr", at_least=0)
+    milestones: list[int] = option(
+        [35, 55], "epochs, counted from 0, from which the rate is scaled by gamma", at_least=0
+    )
+    gamma: float = option(0.1, "factor on the learning rate at each milestone", above=0)
+    clip_norm: float | None = option(None, "largest gradient norm; null: no clipping", above=0)
+    amp: Literal["off", "bf16", "fp16"] = option("off", "mixed precision of the encoder")
+    ema_decay: float | None = option(
+        None,
+        "decay of an exponential moving average of the weights, which is then evaluated; null: none",
+        above=0,
+        below=1,
+    )
+
+
+@dataclass
+class LogConfig:
+    """What a run writes beside its checkpoints."""
+
+    every_steps: int = option(20, "steps between two lines of the step log", at_least=1)
+    keep_checkpoints: int = option(2, "epoch checkpoints kept beside best", at_least=1)
+    tsne_clips: int = option(1000, "test clips in the t-SNE figure; 0: no figure", at_least=0)
+
+
+@dataclass
+class RunConfig:
+    """A run."""
+
+    name: str | None = option(None, "name of the run folder; null: the name of the configuration file")
+    phase: Literal["train", "test"] = option("train", "train (testing after each epoch), or test stored weights")
+    weights: str | None = option(
+        None,
+        "weights to test or to start from: a checkpoint of this project, or one published by the encoder's authors",
+    )
+    resume: str = option("auto", "auto: go on with the run in its folder; never: set that run aside; or a checkpoint")
+    work_dir: str = option("work_dir", "folder of all runs; this one's is <work_dir>/<benchmark>/<name>")
+    seed: int = option(1, "seed of the weights, the order of the clips and the augmentation", at_least=0, below=2**32)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda where there is one")
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    csre: CSREConfig = field(default_factory=CSREConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+# Keys that say where and how a run executes, not what it computes: they may differ between a run and its resumption,
+# and between the streams of one ensemble.
+EXECUTION_KEYS = frozenset(
+    {
+        "name",
+        "phase",
+        "weights",
+        "resume",
+        "work_dir",
+        "device",
+        "data.path",
+        "data.on_bad_clip",
+        "data.placement",
+        "optim.test_batch_size",
+        "log.every_steps",
+        "log.keep_checkpoints",
+        "log.tsne_clips",
+    }
+)
+
+
+class Leaf(NamedTuple):
+    """One setting: type, default, help, bounds, and the docstring of the section that it stands in."""
+
+    type: Any
+    default: Any
+    help: str
+    section: str
+    at_least: float | None
+    above: float | None
+    below: float | None
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether the setting is a mapping of free keys (as `model.options`)."""
+        return get_origin(self.type) is dict
+
+    @property
+    def range(self) -> str:
+        """The bounds in words; empty where there are none."""
+        bounds = {"at least": self.at_least, "above": self.above, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+
+    def in_range(self, value: Any) -> bool:
+        """Whether a value of the right type (each item, for a list) is finite and within the bounds."""
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
+        return all(
+            isfinite(number)
+            and (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+            for number in numbers
+        )
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that the setting (or each item of it) admits; empty where it is not a choice."""
+        return _choices(self.type)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if get_origin(hint) in (list, Union, UnionType):
+        return tuple(word for part in get_args(hint) for word in _choices(part))
+    return ()
+
+
+def leaves(schema: type = RunConfig, prefix: str = "") -> dict[str, Leaf]:
+    """All settings of a schema by dotted key, in the order of their declaration."""
+    hints = get_type_hints(schema)
+    found: dict[str, Leaf] = {}
+    for item in fields(schema):
+        key, hint = prefix + item.name, hints[item.name]
+        if is_dataclass(hint):
+            found |= leaves(hint, key + ".")
+        else:
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
+            found[key] = Leaf(hint, default, section=schema.__doc__ or "", **item.metadata)
+    return found
+
+
+def instantiate(values: dict[str, Any], schema: type = RunConfig, prefix: str = "") -> Any:
+    """Build the dataclasses from a value for every dotted key."""
+    hints = get_type_hints(schema)
+    return schema(
+        **{
+            item.name: instantiate(values, hints[item.name], f"{prefix}{item.name}.")
+            if is_dataclass(hints[item.name])
+            else values[prefix + item.name]
+            for item in fields(schema)
+        }
+    )
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The inverse of `instantiate`: every setting's value by dotted key."""
+    values: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        values |= flatten(value, f"{prefix}{item.name}.") if is_dataclass(value) else {prefix + item.name: value}
+    return values

@@ -1,0 +1,253 @@
+"""Configuration: inheritance, overrides, origins, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import differing_keys, resolve
+from engine.errors import ConfigError
+from engine.schema import RunConfig, flatten, instantiate, leaves
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(path for path in (REPOSITORY / "config").rglob("*.yaml") if path.parent.name != "base")
+EXAMPLE = REPOSITORY / "config/nw-ucla/ctrgcn_csre_joint.yaml"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_file(name: str, text: str) -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write_file
+
+
+def config_of(path: Path, *overrides: str) -> RunConfig:
+    resolved = resolve(["--config", str(path), *overrides])
+    assert resolved is not None
+    return resolved.config
+
+
+def test_later_layers_win_and_every_value_knows_its_origin(write):
+    write("base.yaml", "optim: {lr: 0.5, epochs: 7}\ncsre: {temperature: 1.0}\n")
+    write("other.yaml", "optim: {lr: 0.25}\n")
+    file = write("mine.yaml", "inherits: [base.yaml, other.yaml]\noptim: {epochs: 9}\n")
+    resolved = resolve(["--config", str(file), "--csre.temperature", "0.5"])
+    assert resolved is not None
+    config, origins = resolved.config, resolved.origins
+    assert (config.optim.lr, config.optim.epochs, config.csre.temperature) == (0.25, 9, 0.5)
+    assert origins["optim.lr"].endswith("other.yaml")
+    assert origins["optim.epochs"].endswith("mine.yaml")
+    assert origins["csre.temperature"] == "command line"
+    assert origins["optim.momentum"] == "default"
+
+
+def test_lists_are_replaced_and_mappings_merged(write):
+    write("base.yaml", "optim: {milestones: [1, 2, 3]}\nmodel: {options: {a: 1, b: {c: 2}}}\n")
+    file = write("mine.yaml", "inherits: base.yaml\noptim: {milestones: [9]}\nmodel: {options: {b: {d: 3}, e: 4}}\n")
+    config = config_of(file)
+    assert config.optim.milestones == [9]
+    assert config.model.options == {"a": 1, "b": {"c": 2, "d": 3}, "e": 4}
+
+
+def test_null_deletes_what_was_inherited(write):
+    write("base.yaml", "optim: {lr: 0.5}\ncsre: {enabled: true, temperature: 1.0}\nmodel: {options: {a: 1, b: 2}}\n")
+    file = write("mine.yaml", "inherits: base.yaml\noptim: {lr: null}\ncsre: null\nmodel: {options: {a: null}}\n")
+    config = config_of(file)
+    assert config.optim.lr == leaves()["optim.lr"].default
+    assert config.csre == RunConfig().csre
+    assert config.model.options == {"b": 2}
+
+
+def test_numbers_in_exponent_form_are_numbers(write):
+    assert config_of(write("mine.yaml", "optim: {lr: 1e-3, weight_decay: 5e-4}\n")).optim.lr == 1e-3
+
+
+def test_command_line_reaches_every_kind_of_value():
+    config = config_of(
+        EXAMPLE,
+        *("--data.stream", "bone", "--optim.epochs=3", "--csre.branches", "[global]", "--data.window", "40"),
+        *("--optim.milestones", "[2,4]", "--model.options.dropout", "0.25", "--optim.nesterov", "false"),
+        *("--optim.clip_norm", "0.5", "--seed", "7", "--work_dir", "elsewhere", "--device", "cpu"),
+    )
+    assert (config.data.stream, config.optim.epochs, config.csre.branches) == ("bone", 3, ["global"])
+    assert (config.optim.milestones, config.optim.nesterov, config.data.window) == ([2, 4], False, 40)
+    assert config.model.options == {"dropout": 0.25}
+    assert (config.optim.clip_norm, config.seed, config.work_dir, config.device) == (0.5, 7, "elsewhere", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("optim: {lrr: 1}", ["optim.lrr", "unknown key", "did you mean optim.lr?"]),
+        ("temperature: 1", ["temperature", "unknown key", "csre.temperature"]),
+        ("optim: 3", ["optim", "section"]),
+        ("optim: {lr: {a: 1}}", ["optim.lr.a", "unknown key", "optim.lr?"]),
+        ("optim: {lr: fast}", ["optim.lr", "expected a number", "'fast'"]),
+        ("optim: {epochs: 2.5}", ["optim.epochs", "whole number", "2.5"]),
+        ("optim: {batch_size: true}", ["optim.batch_size", "whole number", "True"]),
+        ("optim: {milestones: [1, x]}", ["optim.milestones", "list of whole numbers"]),
+        ("csre: {enabled: 3}", ["csre.enabled", "true or false"]),
+        ("name: 5", ["name", "expected text", "5"]),
+        ("data: {stream: bonne}", ["data.stream", "joint_motion", "did you mean bone?"]),
+        ("model: {name: ctrgnc}", ["model.name", "ctrgnc", "ctrgcn"]),
+        ("data: {benchmark: nwucla}", ["data.benchmark", "nwucla", "nw-ucla"]),
+        ("csre: {temperature: 0}", ["csre.temperature", "above 0", "got 0"]),
+        ("csre: {temperature: -0.5}", ["csre.temperature", "above 0"]),
+        ("csre: {temperature: .inf}", ["csre.temperature", "inf"]),
+        ("csre: {positives: {hard: -1}}", ["csre.positives.hard", "at least 0", "-1"]),
+        ("csre: {negatives: {hard: 0, random: 0}}", ["csre.negatives.hard", "nothing to contrast"]),
+        ("csre: {branches: []}", ["csre.branches", "at least one"]),
+        ("optim: {batch_size: 0}", ["optim.batch_size", "at least 1", "got 0"]),
+        ("optim: {milestones: [5, 3]}", ["optim.milestones", "rise"]),
+        ("optim: {ema_decay: 1}", ["optim.ema_decay", "below 1"]),
+        ("weights: nowhere.pt", ["weights", "no file nowhere.pt"]),
+        ("name: a/b", ["name", "a/b"]),
+        ("optim: {lr: 1, lr: 2}", ["line 1", "'lr' stands twice"]),
+        ("optim: [1", ["line", "not valid YAML"]),
+        ("- 1", ["key: value"]),
+        ("inherits: nowhere.yaml", ["inherits", "no file", "nowhere.yaml"]),
+        ("inherits: {a: 1}", ["inherits", "file name"]),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_naming_file_key_and_reason(write, text, said):
+    file = write("mine.yaml", text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        config_of(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in [str(file), *said]), message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optim.lrr", "1"], ["optim.lrr", "did you mean optim.lr?"]),
+        (["--csre.temperature", "0"], ["csre.temperature", "above 0"]),
+        (["--csre.temperature=warm"], ["csre.temperature", "expected a number, got warm"]),
+        (["--data.stream", "jiont"], ["data.stream", "did you mean joint?"]),
+        (["--phase", "tset"], ["phase", "did you mean test?"]),
+        (["--weights", "nowhere.pt"], ["weights", "no file nowhere.pt"]),
+        (["--resume", "nowhere.pt"], ["resume", "no file nowhere.pt", "auto"]),
+        (["stray"], ["stray"]),
+        (["--optim.lr"], ["optim.lr", "expected one argument"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_key_and_reason(words, said):
+    with pytest.raises(ConfigError) as caught:
+        config_of(EXAMPLE, *words)
+    message = str(caught.value)
+    assert message.startswith("command line: ")
+    assert "\n" not in message
+    assert all(part in message for part in said), message
+
+
+def test_a_mistake_in_an_overridden_layer_is_still_told_with_its_file(write):
+    base = write("base.yaml", "data: {window: long}\n")
+    file = write("mine.yaml", "inherits: base.yaml\ndata: {window: 64}\n")
+    with pytest.raises(ConfigError, match="window: expected a whole number") as caught:
+        config_of(file)
+    assert str(base) in str(caught.value)
+
+
+@pytest.mark.parametrize("order", ["[scalar.yaml, mapping.yaml]", "[mapping.yaml, scalar.yaml]"])
+def test_two_files_that_disagree_on_a_type_are_both_named(write, order):
+    scalar = write("scalar.yaml", "model: {options: {a: 3}}\n")
+    mapping = write("mapping.yaml", "model: {options: {a: {b: 1}}}\n")
+    with pytest.raises(ConfigError, match=r"model\.options\.a") as caught:
+        config_of(write("mine.yaml", f"inherits: {order}\n"))
+    assert str(scalar) in str(caught.value)
+    assert str(mapping) in str(caught.value)
+
+
+def test_a_circle_of_inheritance_is_told(write):
+    write("a.yaml", "inherits: b.yaml\n")
+    write("b.yaml", "inherits: c.yaml\n")
+    with pytest.raises(ConfigError, match="circle") as caught:
+        config_of(write("c.yaml", "inherits: a.yaml\n"))
+    assert all(name in str(caught.value) for name in ("a.yaml", "b.yaml", "c.yaml"))
+
+
+def test_a_diamond_of_inheritance_is_fine(write):
+    write("base.yaml", "optim: {lr: 0.5}\n")
+    write("a.yaml", "inherits: base.yaml\n")
+    write("b.yaml", "inherits: base.yaml\n")
+    assert config_of(write("mine.yaml", "inherits: [a.yaml, b.yaml]\n")).optim.lr == 0.5
+
+
+def test_a_missing_configuration_names_the_nearest_file():
+    with pytest.raises(ConfigError, match=r"did you mean ctrgcn_csre_joint\.yaml"):
+        resolve(["--config", str(EXAMPLE.with_name("ctrgcn_csre_jiont.yaml"))])
+
+
+def test_print_config_prints_what_reproduces_the_run(capsys, write):
+    words = ["--config", str(EXAMPLE), "--csre.temperature", "0.5", "--model.options.dropout", "0.5"]
+    assert resolve([*words, "--print_config"]) is None
+    printed = capsys.readouterr().out
+    assert "command line" in printed
+    again = config_of(write("again.yaml", printed))
+    assert again == config_of(EXAMPLE, *words[2:])
+
+
+def test_help_has_a_line_for_every_key(capsys):
+    assert resolve(["--help"]) is None
+    printed = " ".join(capsys.readouterr().out.split())
+    for key, leaf in leaves().items():
+        assert f"--{key} " in printed
+        assert " ".join(leaf.help.split()[:4]) in printed, key
+
+
+def test_flatten_and_instantiate_are_inverse():
+    values = {key: leaf.default for key, leaf in leaves().items()}
+    assert flatten(instantiate(values)) == values
+
+
+def test_differing_keys_ignores_where_and_how_a_run_executes():
+    stored = flatten(config_of(EXAMPLE))
+    assert differing_keys(stored, config_of(EXAMPLE, "--device", "cpu", "--work_dir", "x")) == []
+    assert differing_keys(stored, config_of(EXAMPLE, "--csre.temperature", "0.5")) == ["csre.temperature: 0.8 -> 0.5"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_configuration_of_the_project_resolves(path):
+    config = config_of(path)
+    assert config.name == path.stem
+    assert config.data.benchmark == path.parent.name
+    assert config.csre.enabled == ("_csre_" in path.stem)
+    assert path.stem.endswith(config.data.stream)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "_csre_" in path.stem], ids=lambda path: path.stem)
+def test_a_plain_configuration_differs_from_its_twin_in_one_line(path):
+    twin = path.with_name(path.name.replace("_csre_", "_"))
+    mine, plain = path.read_text().splitlines(), twin.read_text().splitlines()
+    assert [line for line in mine if line not in plain] == ["  - ../base/csre.yaml"]
+    assert [line for line in mine if "csre.yaml" not in line] == plain
+
+
+def test_fragments_are_valid_alone():
+    for path in (REPOSITORY / "config/base").glob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
+        config_of(path)
+
+
+def test_mistakes_are_told_before_torch_is_imported():
+    """The front door answers a typo with one line and exit code 2, without the wait for torch."""
+    code = (
+        "import sys, main\n"
+        "status = main.main(['--config', sys.argv[1], '--optim.lrr', '1'])\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(EXAMPLE)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "optim.lr" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,65 @@
+"""Schedule, weight average and scaler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
+from engine.schema import OptimConfig
+
+
+def published_rate(epoch: int) -> float:
+    """CTR-GCN on NTU, epochs counted from 0: warm-up over 5 epochs, then a tenth from 35 and a hundredth from 55."""
+    if epoch < 5:
+        return 0.1 * (epoch + 1) / 5
+    return 0.1 if epoch < 35 else 0.01 if epoch < 55 else 0.001
+
+
+def test_schedule_is_the_published_one():
+    config = OptimConfig(lr=0.1, warmup_epochs=5, milestones=[35, 55])
+    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+    schedule = build_schedule(optimizer, config)
+    for epoch in range(65):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(published_rate(epoch), rel=1e-12), epoch
+        optimizer.step()
+        schedule.step()
+
+
+def test_no_warm_up_starts_at_the_full_rate():
+    config = OptimConfig(lr=0.3, warmup_epochs=0, milestones=[])
+    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+    build_schedule(optimizer, config)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
+def test_sgd_step_with_nesterov_momentum_and_weight_decay():
+    config = OptimConfig(lr=0.5, momentum=0.9, nesterov=True, weight_decay=0.1, warmup_epochs=0)
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = build_optimizer([weight], config)
+    weight.grad = torch.tensor([1.0])
+    optimizer.step()
+    gradient = 1.0 + 0.1 * 2.0
+    assert weight.item() == pytest.approx(2.0 - 0.5 * (gradient + 0.9 * gradient))
+
+
+def test_average_follows_weights_and_statistics():
+    encoder = torch.nn.BatchNorm1d(2)
+    average = build_average(encoder, OptimConfig(ema_decay=0.75))
+    assert average is not None
+    average.update_parameters(encoder)  # the first one copies
+    with torch.no_grad():
+        encoder.weight.fill_(5.0)
+        encoder.running_mean.fill_(8.0)
+    average.update_parameters(encoder)
+    assert average.module.weight.tolist() == pytest.approx([2.0, 2.0])  # 0.75 * 1 + 0.25 * 5
+    assert average.module.running_mean.tolist() == pytest.approx([2.0, 2.0])  # 0.75 * 0 + 0.25 * 8
+
+
+def test_no_average_unless_asked_for():
+    assert build_average(torch.nn.Linear(1, 1), OptimConfig()) is None
+
+
+@pytest.mark.parametrize(("amp", "scales"), [("off", False), ("bf16", False), ("fp16", True)])
+def test_only_float16_scales_gradients(amp, scales):
+    assert build_scaler(torch.device("cpu"), OptimConfig(amp=amp)).is_enabled() == scales
