@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from engine.config import resolve
 from engine.errors import ConfigError, NonFiniteLossError, RunError
+from engine.scores import ScoresError
 from feeders.errors import DataError
-from graph.errors import SkeletonError
-from model.errors import EncoderError, WeightsError
+from graph import SkeletonError
+from model import EncoderError, WeightsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from engine.run import run  # imports torch: only once the configuration is known to be right
 
             run(resolved)
-    except (ConfigError, RunError, DataError, SkeletonError, EncoderError, WeightsError) as error:
+    except (ConfigError, RunError, ScoresError, DataError, SkeletonError, EncoderError, WeightsError) as error:
         print(f"main.py: {error}", file=sys.stderr)
         return 2
     except NonFiniteLossError as error:

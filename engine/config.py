@@ -22,9 +22,11 @@ from engine.errors import ConfigError
 from engine.schema import EXECUTION_KEYS, Leaf, RunConfig, flatten, instantiate, leaves
 from engine.text import did_you_mean
 from feeders.benchmarks import get_benchmark
-from model.registry import check_encoder_name
+from feeders.errors import DataError
+from model import list_encoders
 
 COMMAND_LINE = "command line"
+PRINT_CONFIG = "--print_config"
 LEAVES = leaves()
 
 
@@ -76,13 +78,13 @@ def resolve(argv: Sequence[str]) -> Resolved | None:
     settings = {key: Setting(leaf.default, "default") for key, leaf in LEAVES.items()}
     for fragment in read_settings(asked.config):
         _merge(settings, fragment, parser)
-    _override(settings, argv, parser)
+    _override(settings, [word for word in argv if word != PRINT_CONFIG], parser)
     if settings["name"].value is None:
         settings["name"] = Setting(asked.config.stem, "name of the configuration file")
     config = instantiate({key: setting.value for key, setting in settings.items()})
     resolved = Resolved(config, {key: setting.origin for key, setting in settings.items()})
     _check_together(resolved)
-    if "--print_config" in argv:
+    if PRINT_CONFIG in argv:
         print(resolved.as_yaml(), end="")
         return None
     return resolved
@@ -108,7 +110,7 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", help="YAML file of the run; it may inherit others (`inherits:`)")
-    parser.add_argument("--print_config", action="store_true", help="print every setting with its origin, and stop")
+    parser.add_argument(PRINT_CONFIG, action="store_true", help="print every setting with its origin, and stop")
     groups: dict[str, Any] = {}
     for key, leaf in LEAVES.items():
         section = key.rpartition(".")[0]
@@ -168,7 +170,7 @@ def _override(settings: dict[str, Setting], argv: Sequence[str], parser: Argumen
     parser.set_defaults({key: setting.value for key, setting in settings.items()})
     given = [match[1] for word in argv if (match := re.match(r"--([\w.]+)", word))]
     for key in given:
-        if _owner(key) is None and key not in ("config", "print_config"):
+        if _owner(key) is None and key != "config":
             raise ConfigError(f"{COMMAND_LINE}: {key}: unknown key{_nearest_key(key)}")
     try:
         parsed = parser.parse_args(list(argv))
@@ -243,14 +245,16 @@ def _check_together(resolved: Resolved) -> None:
     def refuse(key: str, reason: str) -> None:
         raise ConfigError(f"{origins[key]}: {key}: {reason}")
 
-    for key, check in {
-        "data.benchmark": lambda: get_benchmark(config.data.benchmark),
-        "model.name": lambda: check_encoder_name(config.model.name),
-    }.items():
-        try:
-            check()
-        except ValueError as error:
-            refuse(key, str(error))
+    try:
+        get_benchmark(config.data.benchmark)
+    except DataError as error:
+        refuse("data.benchmark", str(error))
+    if ":" not in config.model.name and config.model.name not in list_encoders():
+        nearest = did_you_mean(config.model.name, list_encoders())
+        known = ", ".join(list_encoders())
+        refuse(
+            "model.name", f"unknown encoder {config.model.name!r}{nearest} (known: {known}, or package.module:Class)"
+        )
     for side in ("positives", "negatives"):
         counts = getattr(config.csre, side)
         if counts.hard + counts.random == 0:

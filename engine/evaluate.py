@@ -57,7 +57,8 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
     confusion = confusion_matrix(labels, ranked[:, 0], labels=np.arange(num_classes))
     with np.errstate(invalid="ignore"):
         per_class = 100 * confusion.diagonal() / confusion.sum(axis=1)
-    return Accuracy(len(labels), 100 * hits[:, 0].mean(), 100 * hits.any(axis=1).mean(), per_class, confusion)
+    top1, top5 = (100 * float(hit.mean()) for hit in (hits[:, 0], hits.any(axis=1)))
+    return Accuracy(len(labels), top1, top5, per_class, confusion)
 
 
 @torch.inference_mode()

@@ -93,6 +93,10 @@ class Experiment:
         if self.csre is not None:
             self.csre.load_state_dict(training["csre"])
         self.counters = Counters(**training["counters"])
+        if not self.folder.scores("best").exists():  # the checkpoint comes from another folder
+            self.counters.best_epoch, self.counters.best_top1 = 0, -1.0
+        if not self.folder.scores("last").exists():  # so that this folder gets the scores of its newest epoch
+            self.counters.tested = min(self.counters.tested, self.counters.trained - 1)
         _restore_random(training["random"])
         if self.counters.trained > self.config.optim.epochs:
             raise RunError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from .errors import RunError
+from engine.errors import RunError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:

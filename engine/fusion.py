@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .scores import Scores, ScoresError, check_classes, some_names
+from engine.scores import Scores, ScoresError, check_classes, some_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +24,10 @@ class Matched:
     """Streams whose rows belong to the same clips.
 
     names: (n). labels: int64 (n). logits: S arrays, float32 (n, K), in the order of the streams they came from.
-    benchmark: None where no stream tells.
+    benchmark: None where no stream says.
     """
 
-    names: list[str]
+    names: Sequence[str]
     labels: NDArray[np.int64]
     logits: list[NDArray[np.float32]]
     benchmark: str | None
@@ -39,7 +39,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Counts:
     """Clips whose class came first (`correct`) or among the first five (`top5`), of `total`."""
 
     correct: int
@@ -84,14 +84,14 @@ def match(streams: Sequence[Scores], labels: Mapping[str, int] | None = None) ->
         known.insert(0, ("the labels file", _labels_of(reference, labels)))
     if not known:
         raise ScoresError(
-            f"{reference.source}: carries no labels, like all pickled scores; add --labels FILE (npz with names and labels)"
+            f"{reference.source}: carries no labels, like all pickled scores; add --labels FILE (npz: names, labels)"
         )
     for (first_source, first_labels), (other_source, other_labels) in pairwise(known):
         differing = np.flatnonzero(first_labels != other_labels)
         if len(differing):
             raise ScoresError(
-                f"{first_source} and {other_source} give different labels to {len(differing)} "
-                f"of {len(first_labels)} clips ({some_names(reference.names[row] for row in differing)}); fuse runs of one data set"
+                f"{first_source} and {other_source}: different labels for {len(differing)} of {len(reference.names)} "
+                f"clips ({some_names(reference.names[row] for row in differing.tolist())}); fuse runs of one data set"
             )
     return Matched(
         names=reference.names,
@@ -110,16 +110,15 @@ def fuse(logits: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDA
     if len(weights) != len(logits):
         raise ScoresError(f"{len(weights)} weights for {len(logits)} streams; give one for each, in their order")
     if not np.isfinite(weights).all() or min(weights) < 0 or max(weights) == 0:
-        raise ScoresError(
-            f"weights {' '.join(f'{weight:g}' for weight in weights)}: none may be negative, one must be positive"
-        )
+        shown = " ".join(f"{weight:g}" for weight in weights)
+        raise ScoresError(f"weights {shown}: finite numbers are expected, none negative and one positive")
     fused = np.zeros(logits[0].shape)
     for weight, stream in zip(weights, logits, strict=True):
         fused += weight * stream.astype(np.float64)
     return fused
 
 
-def accuracy(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Accuracy:
+def count_correct(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Counts:
     """Count the clips whose class ranks first and among the first five; of equal scores the lower class ranks first.
 
     Args:
@@ -129,7 +128,7 @@ def accuracy(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Accurac
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     lower_class = np.arange(logits.shape[1]) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & lower_class)).sum(axis=1)
-    return Accuracy(correct=int((rank < 1).sum()), top5=int((rank < 5).sum()), total=len(labels))
+    return Counts(correct=int((rank < 1).sum()), top5=int((rank < 5).sum()), total=len(labels))
 
 
 def _check_same(what: str, first: Scores, value: object, other: Scores, other_value: object) -> None:
@@ -137,7 +136,7 @@ def _check_same(what: str, first: Scores, value: object, other: Scores, other_va
         raise ScoresError(f"different {what}: {value} in {first.source}, {other_value} in {other.source}")
 
 
-def _rows(scores: Scores, names: list[str], source: str) -> NDArray[np.intp]:
+def _rows(scores: Scores, names: Sequence[str], source: str) -> NDArray[np.intp]:
     """For each of the names the row of `scores` that has it."""
     row_of = {name: row for row, name in enumerate(scores.names)}
     _check_same_clips(names, source, row_of, scores.source)
@@ -153,7 +152,7 @@ def _labels_of(scores: Scores, labels: Mapping[str, int]) -> NDArray[np.int64]:
     return found
 
 
-def _check_same_clips(names: list[str], source: str, others: Mapping[str, int], other_source: str) -> None:
+def _check_same_clips(names: Sequence[str], source: str, others: Mapping[str, int], other_source: str) -> None:
     only_here = [name for name in names if name not in others]
     known = set(names)
     only_there = [name for name in others if name not in known]

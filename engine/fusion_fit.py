@@ -1,10 +1,10 @@
 """Choosing weights of fusion by searching for the best accuracy: honestly (held-out folds), or as published tables do.
 
-The candidates are equal weights and random draws from the box that published searches use, [0.2, 1.2] for each stream.
-For a clip of class y and a rival class j, the fused margin is the sum over the streams of weight times (logit of y minus
-logit of j); the clip is correct if all its margins are positive. Rivals that are behind in every stream, or ahead in
-every one, are decided for all positive weights; only the others have to be tried with each candidate, which is one
-matrix product.
+The candidates are equal weights and random draws from the box that published searches use, [0.2, 1.2] for each
+stream. For a clip of class y and a rival class j, the fused margin is the sum over the streams of weight times (logit
+of y minus logit of j); the clip is correct if all its margins are positive. Rivals that are behind in every stream, or
+ahead in every one, are decided for all positive weights; only the others have to be tried with each candidate, which
+is one matrix product.
 
 Letters: S streams, n clips, K classes, D candidates, F folds, R undecided rivals.
 """
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .fusion import Accuracy, Matched, accuracy, fuse
-from .scores import ScoresError
+from engine.fusion import Counts, Matched, count_correct, fuse
+from engine.scores import ScoresError
 
 BOX = (0.2, 1.2)
 MAX_CANDIDATES = 2000
@@ -27,19 +27,19 @@ MIN_CANDIDATES = 200
 # Margins computed in one search: what a core or two do in some seconds. Large test sets get fewer candidates for it.
 MARGINS_IN_ALL = 2_000_000_000
 CLIPS_AT_ONCE = 1024  # (S, clips, K) margins of a chunk fill a few megabytes
-RIVALS_AT_ONCE = 4096  # (rivals, D) margins of a chunk fill some tens of megabytes
+RIVALS_AT_ONCE = 1024  # (rivals, D) margins of a chunk stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutFit:
     """Weights chosen without the clips that they are judged by.
 
-    accuracy: of all clips, each fused with the weights chosen on the folds that it is not in.
+    counts: over all clips, each fused with the weights chosen on the folds that it is not in.
     weights: chosen weights, float64 (F, S), each row scaled to sum 1, since only their direction matters.
     candidates: D.
     """
 
-    accuracy: Accuracy
+    counts: Counts
     weights: NDArray[np.float64]
     candidates: int
 
@@ -63,7 +63,7 @@ def fit_held_out(matched: Matched, folds: int = 5, seed: int = 0) -> HeldOutFit:
         held_out = fold_of == fold
         fused[held_out] = fuse([stream[held_out] for stream in matched.logits], chosen.tolist())
         weights.append(chosen / chosen.sum())
-    return HeldOutFit(accuracy(fused, matched.labels), np.array(weights), len(candidates))
+    return HeldOutFit(count_correct(fused, matched.labels), np.array(weights), len(candidates))
 
 
 def fit_on_test_labels(matched: Matched, seed: int = 0) -> list[float]:
@@ -147,11 +147,12 @@ def _hits(rivals: _Rivals, candidates: NDArray[np.float64], fold_of: NDArray[np.
     directions = candidates.T.astype(np.float32)
     start = 0
     while start < len(clips):
-        # Whole clips, as many as make some thousands of rivals.
+        # Whole clips, as many as have about that many rivals.
         stop = max(start + 1, int(np.searchsorted(bounds, bounds[start] + RIVALS_AT_ONCE, side="right")) - 1)
         rows = slice(bounds[start], bounds[stop])
-        smallest = np.minimum.reduceat(rivals.margins[rows] @ directions, bounds[start:stop] - bounds[start])
+        behind = rivals.margins[rows] @ directions > 0
+        correct = np.logical_and.reduceat(behind, bounds[start:stop] - bounds[start])
         members = fold_of[clips[start:stop]] == np.arange(num_folds)[:, None]
-        hits += (members.astype(np.float32) @ (smallest > 0).astype(np.float32)).astype(np.int64)
+        hits += (members.astype(np.float32) @ correct.astype(np.float32)).astype(np.int64)
         start = stop
     return hits

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .scores import ScoresError
-from .text import did_you_mean
+from engine.scores import ScoresError
+from engine.text import did_you_mean
 
 _J, _B, _JM, _BM = "joint", "bone", "joint_motion", "bone_motion"
 
@@ -55,6 +55,12 @@ EQUAL = "equal"
 PRESETS = (EQUAL, *dict.fromkeys(preset.name for preset in _PRESETS))
 
 
+def check_preset(name: str) -> None:
+    """Refuse a name that is none of `PRESETS`."""
+    if name not in PRESETS:
+        raise ScoresError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}; known are {', '.join(PRESETS)}")
+
+
 def preset_weights(name: str, streams: Sequence[str | None], benchmark: str | None = None) -> list[float]:
     """One weight per stream, in the order given.
 
@@ -66,8 +72,7 @@ def preset_weights(name: str, streams: Sequence[str | None], benchmark: str | No
     Raises:
         ScoresError: an unknown name; a preset that is not defined for these streams or this benchmark.
     """
-    if name not in PRESETS:
-        raise ScoresError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}; known are {', '.join(PRESETS)}")
+    check_preset(name)
     if name == EQUAL:
         return [1.0] * len(streams)
     fitting = [preset for preset in _PRESETS if preset.fits(streams)]

@@ -19,12 +19,14 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        from_epoch: epochs already trained; lines about later ones, left by an interrupted epoch, are dropped.
+        from_epoch: epochs already trained; lines about later ones, left by an interrupted epoch, are dropped. None
+            keeps all lines.
     """
 
-    def __init__(self, folder: Path, from_epoch: int = 0) -> None:
+    def __init__(self, folder: Path, from_epoch: int | None) -> None:
         self.metrics_path = folder / "metrics.jsonl"
-        self._drop_after(from_epoch)
+        if from_epoch is not None:
+            self._drop_after(from_epoch)
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=None)
         self._logger = logging.getLogger(f"csre.run.{folder}")

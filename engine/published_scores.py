@@ -2,11 +2,10 @@
 
 Such a file is a dictionary from clip name (text, or a numpy integer in NW-UCLA files) to the clip's raw logits, a numpy
 vector. A pickle is a program for a stack machine, and the machine of the standard library also runs harmful ones: it
-calls whatever the file names, lets it forge numpy objects over foreign memory, hashes tuples nested until the process
-crashes, and reserves what memory the file asks for. So the standard library only decodes the instructions. They are
-carried out here, by a machine that knows just those that a dictionary of arrays needs (protocols 0 to 5) and puts
-stand-ins of its own in the place of the six names that occur. Every value stays a plain string, integer, bytes, tuple
-or stand-in, and memory stays in proportion to the file.
+calls whatever the file names, hashes tuples nested until the process crashes, and reserves what memory the file asks
+for. So the standard library only decodes the instructions. They are carried out here, by a machine that knows just
+those that a dictionary of arrays needs (protocols 0 to 5), with stand-ins for the names that occur. Every value stays a
+plain string, integer, bytes, tuple or stand-in, and memory stays in proportion to the file.
 
 Letters: n clips, K classes.
 """
@@ -16,45 +15,14 @@ from __future__ import annotations
 import pickletools
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_PLAIN_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+from engine.pickled_arrays import STAND_INS, Call, NumberType, PickleRefusedError, Vector
+
 _MAX_NESTING = 8  # open marks at a time; the dictionary, an array's state and its type's state nest less deep
-
-
-class PickleRefusedError(ValueError):
-    """The bytes are no pickled dictionary of score vectors, or ask for more than one; the message is one line."""
-
-
-@dataclass(eq=False)
-class _NumberType:
-    """Stand-in for a numpy.dtype: a plain number and a byte order, nothing else."""
-
-    code: str
-    order: str = "="
-
-    def vector(self, data: bytes | bytearray) -> NDArray[Any]:
-        return np.frombuffer(data, dtype=np.dtype(self.order + self.code))
-
-
-@dataclass(eq=False)
-class _Vector:
-    """Stand-in for a one-dimensional numpy.ndarray; `values` is None until its state has been read."""
-
-    values: NDArray[Any] | None = None
-
-
-class _ArrayMarker:
-    """Stand-in for the class numpy.ndarray, which the pickles only pass along; it can be neither called nor changed."""
-
-    __slots__ = ()
-
-
-_ARRAY_MARKER = _ArrayMarker()
 
 
 def read_pickled_scores(data: bytes) -> tuple[list[str], NDArray[np.float32]]:
@@ -94,10 +62,10 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # stacks below the open marks
         self.memo: dict[int, Any] = {}
-        self.rows: dict[str, _Vector] | None = None  # the one dictionary
+        self.rows: dict[str, Vector] | None = None  # the one dictionary
         self.encoded = 0  # bytes produced from text so far
 
-    def run(self) -> dict[str, _Vector]:
+    def run(self) -> dict[str, Vector]:
         name, position = "the start", 0
         try:
             for opcode, argument, start in pickletools.genops(self.data):
@@ -164,7 +132,7 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str and not (type(key) is int and -(2**63) <= key < 2**63):
                 raise PickleRefusedError("a clip name that is neither text nor a 64-bit integer")
-            if type(value) is not _Vector:
+            if type(value) is not Vector:
                 raise PickleRefusedError(f"the entry of clip {reprlib.repr(key)} is no vector of scores")
             if str(key) in self.rows:
                 raise PickleRefusedError(f"two entries for clip {reprlib.repr(key)}")
@@ -181,11 +149,11 @@ class _Machine:
 
     def push_global(self, spelled: str) -> None:
         """Put the stand-in for "module name" on the stack."""
-        if spelled not in _STAND_INS:
+        if spelled not in STAND_INS:
             raise PickleRefusedError(
                 f"it asks for {reprlib.repr(spelled)}; the scores of a network need no more than numpy's arrays"
             )
-        self.stack.append(_STAND_INS[spelled])
+        self.stack.append(STAND_INS[spelled])
 
     def push_stack_global(self, _: None) -> None:
         name, module = self.stack.pop(), self.stack.pop()
@@ -195,105 +163,22 @@ class _Machine:
 
     def call(self, _: None) -> None:
         arguments, stand_in = self.stack.pop(), self.stack.pop()
-        if type(arguments) is not tuple or type(stand_in) is not _Call:
+        if type(arguments) is not tuple or type(stand_in) is not Call:
             raise PickleRefusedError("a call of something that is none of numpy's constructors")
-        self.stack.append(stand_in.function(self, *arguments))
+        result = stand_in.function(*arguments)
+        if type(result) is bytes:
+            self.encoded += len(result)
+            if self.encoded > len(self.data):  # one text over and over; a writer encodes each of its arrays once
+                raise PickleRefusedError("more bytes of arrays than the file has room for")
+        self.stack.append(result)
 
     def build(self, _: None) -> None:
         """Give the type or vector on top of the stack the state that follows it in the pickle."""
         state, target = self.stack.pop(), self.stack[-1]
-        if type(target) is _NumberType:
-            _set_byte_order(target, state)
-        elif type(target) is _Vector and target.values is None and type(state) is tuple and len(state) == 5:
-            version, shape, number_type, fortran_order, data = state
-            if version != 1 or type(fortran_order) is not bool:
-                raise PickleRefusedError("an array with an unknown state")
-            target.values = _vector(data, number_type, shape)
-        else:
-            raise PickleRefusedError("a state that is none of numpy's")
+        if type(target) not in (NumberType, Vector):
+            raise PickleRefusedError("a state for something that is none of numpy's types or arrays")
+        target.set_state(state)
 
-    def encode(self, text: Any, encoding: Any) -> bytes:
-        """_codecs.encode: how protocols 0 to 2, which know no bytes, spell them."""
-        if type(text) is not str or encoding not in ("latin1", "latin-1"):
-            raise PickleRefusedError("text encoded otherwise than as latin-1")
-        try:
-            data = text.encode("latin-1")
-        except UnicodeEncodeError:
-            raise PickleRefusedError("text beyond latin-1 in the place of an array's bytes") from None
-        self.encoded += len(data)
-        if self.encoded > len(self.data):  # the same text over and over: a writer encodes each of its arrays once
-            raise PickleRefusedError("more bytes of arrays than the file has room for")
-        return data
-
-    def number_type(self, code: Any, align: Any, copy: Any) -> _NumberType:
-        """numpy.dtype; its flags `align` and `copy` mean nothing for a plain number."""
-        if type(code) is not str or code not in _PLAIN_NUMBERS or type(align) is not bool or type(copy) is not bool:
-            raise PickleRefusedError(f"an array type other than a plain number ({', '.join(_PLAIN_NUMBERS)})")
-        return _NumberType(code)
-
-    def scalar(self, number_type: Any, data: Any) -> int:
-        """numpy.core.multiarray.scalar: an integer that names a clip."""
-        value = _vector(data, number_type, (1,))[0]
-        if not isinstance(value, np.integer):
-            raise PickleRefusedError("a number with a fraction in the place of a clip name")
-        return int(value)
-
-    def reconstruct(self, kind: Any, shape: Any, code: Any) -> _Vector:
-        """numpy.core.multiarray._reconstruct: an array that a state will fill; the arguments are always the same."""
-        if kind is not _ARRAY_MARKER or shape != (0,) or code != b"b":
-            raise PickleRefusedError("an array that is not to be filled by its state")
-        return _Vector()
-
-    def from_buffer(self, data: Any, number_type: Any, shape: Any, order: Any) -> _Vector:
-        """numpy.core.numeric._frombuffer: a whole array, as protocol 5 writes it."""
-        if order not in ("C", "F"):
-            raise PickleRefusedError("an array in an unknown memory order")
-        return _Vector(_vector(data, number_type, shape))
-
-
-def _set_byte_order(target: _NumberType, state: Any) -> None:
-    """Apply a dtype's state: a version, the byte order, and fields, sizes and flags that plain numbers leave empty."""
-    if type(state) is not tuple or len(state) != 8 or state[0] not in (3, 4) or state[1] not in ("<", ">", "=", "|"):
-        raise PickleRefusedError("an array type with an unknown state")
-    if state[2:] != (None, None, None, -1, -1, 0):
-        raise PickleRefusedError("an array type with fields or flags; plain numbers have none")
-    target.order = state[1]
-
-
-def _vector(data: Any, number_type: Any, shape: Any) -> NDArray[Any]:
-    """The numbers in `data`, a view of its bytes, whose count must be the one that the shape says."""
-    if type(data) not in (bytes, bytearray) or type(number_type) is not _NumberType:
-        raise PickleRefusedError("an array whose content is not the bytes of plain numbers")
-    if type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int:
-        raise PickleRefusedError("an array that is not one row of scores")
-    expected = shape[0] * int(number_type.code[1:])
-    if len(data) != expected:
-        raise PickleRefusedError(f"an array of {reprlib.repr(shape[0])} numbers over {len(data)} bytes")
-    return number_type.vector(data)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """Stand-in for something that a pickle may call."""
-
-    function: Callable[..., Any]
-
-
-# numpy 2 moved its core; the files keep the spelling of the numpy that wrote them.
-_STAND_INS: dict[str, Any] = {
-    "numpy ndarray": _ARRAY_MARKER,
-    "numpy dtype": _Call(_Machine.number_type),
-    "_codecs encode": _Call(_Machine.encode),
-    **{
-        f"numpy.{core}.{name}": _Call(function)
-        for core in ("core", "_core")
-        for name, function in (
-            ("multiarray scalar", _Machine.scalar),
-            ("multiarray _reconstruct", _Machine.reconstruct),
-            ("numeric _frombuffer", _Machine.from_buffer),
-        )
-    },
-}
 
 _WITHOUT_EFFECT = frozenset({"PROTO", "FRAME", "STOP"})
 

@@ -18,20 +18,21 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import write_atomically
-from .published_scores import PickleRefusedError, read_pickled_scores
+from engine.files import write_atomically
+from engine.pickled_arrays import PickleRefusedError
+from engine.published_scores import read_pickled_scores
 
-Selection = Literal["last", "best", "test"]
+SELECTIONS = ("last", "best", "test")
 
 # What an npz says of its origin, and the numpy kinds that may stand there: text, whole number, truth value.
 _ORIGIN_KINDS = {
@@ -51,7 +52,8 @@ class Origin:
 
     encoder, benchmark, stream: as in the configuration; run: its name; csre: whether CSRE was trained with the encoder.
     group: fingerprint of the configuration without its stream, equal in the streams of one set.
-    selection: which of the run's epochs was tested (`test`: the one that a later test named); epoch: its number.
+    selection: one of `SELECTIONS`, which of the run's weights were tested (`test`: those that `--weights` named).
+    epoch: training epochs behind these weights.
     source: where the scores were read from, for messages; it is not saved.
     """
 
@@ -62,12 +64,12 @@ class Origin:
     run: str | None = None
     csre: bool | None = None
     group: str | None = None
-    selection: Selection | None = None
+    selection: str | None = None
     source: str = "scores"
 
     def __post_init__(self) -> None:
-        if self.selection not in (None, *get_args(Selection)):
-            raise ScoresError(f"unknown selection {self.selection!r}; known are {', '.join(get_args(Selection))}")
+        if self.selection not in (None, *SELECTIONS):
+            raise ScoresError(f"unknown selection {self.selection!r}; known are {', '.join(SELECTIONS)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class Scores(Origin):
             not among the K classes, an unknown selection.
     """
 
-    names: list[str]
+    names: Sequence[str]
     labels: NDArray[np.int64] | None
     logits: NDArray[np.float32]
 
@@ -91,11 +93,11 @@ class Scores(Origin):
             raise ScoresError(f"the logits are {_described(self.logits)}; float32 (clips, classes) is expected")
         count, num_classes = self.logits.shape
         _check_names(self.names, count)
-        bad = ~np.isfinite(self.logits).all(axis=1)
-        if bad.any():
+        bad = np.flatnonzero(~np.isfinite(self.logits).all(axis=1)).tolist()
+        if bad:
             raise ScoresError(
-                f"NaN or infinite logits in {bad.sum()} of {count} clips "
-                f"({some_names(self.names[row] for row in np.flatnonzero(bad))}); train or test this stream again"
+                f"NaN or infinite logits in {len(bad)} of {count} clips "
+                f"({some_names(self.names[row] for row in bad)}); train or test this stream again"
             )
         if self.labels is not None:
             if self.labels.shape != (count,) or self.labels.dtype != np.int64:
@@ -175,7 +177,7 @@ def some_names(names: Iterable[str], limit: int = 3) -> str:
     return "first " + ", ".join(reprlib.repr(name) for name in islice(names, limit))
 
 
-def _check_names(names: list[str], count: int) -> None:
+def _check_names(names: Sequence[str], count: int) -> None:
     """Refuse another number of names than `count`, and names that occur twice."""
     if len(names) != count:
         raise ScoresError(f"{len(names)} names for {count} clips")

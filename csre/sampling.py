@@ -1,0 +1,141 @@
+"""Choosing positives and negatives from a memory bank, for all anchors at once (paper section 3.3, Table 6).
+
+Every function gives a rectangle of rows; ``valid`` says which of them are really there, for a bank that holds fewer
+than asked for.
+
+Shapes: N anchors (the clips of a batch), B rows of the bank, K chosen rows per anchor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csre.memory_bank import Anchors
+
+
+class Selection(NamedTuple):
+    """Chosen rows per anchor.
+
+    Attributes:
+        rows: (N, K) int64, rows of the bank; where not valid, some row of it.
+        valid: (N, K) bool.
+    """
+
+    rows: Tensor
+    valid: Tensor
+
+
+def join(first: Selection, second: Selection) -> Selection:
+    """Both selections side by side."""
+    return Selection(torch.cat([first.rows, second.rows], dim=1), torch.cat([first.valid, second.valid], dim=1))
+
+
+def hardest_positives(similarity: Tensor, anchors: Anchors, count: int, own_row: bool) -> Selection:
+    """The ``count`` written rows of the anchor's class that are least similar to it, hardest first.
+
+    Args:
+        similarity: (N, B) floating, finite.
+        anchors: of the same batch and bank.
+        count: how many.
+        own_row: whether the anchor's own row may be among them.
+    """
+    rows, inside = _class_rows(anchors)
+    allowed = inside & anchors.written[rows]
+    if not own_row:
+        allowed = allowed & (rows != anchors.own_row[:, None])
+    ranking = similarity.gather(1, rows).masked_fill(~allowed, torch.inf)
+    hardest = ranking.topk(min(count, anchors.longest_class), dim=1, largest=False)
+    return Selection(rows.gather(1, hardest.indices), hardest.values < torch.inf)
+
+
+def hardest_negatives(similarity: Tensor, anchors: Anchors, count: int) -> Selection:
+    """The ``count`` written rows of other classes that are most similar to the anchor, hardest first.
+
+    Arguments as of ``hardest_positives``.
+    """
+    own_class, _ = _class_rows(anchors)
+    unwritten = torch.zeros_like(similarity[0]).masked_fill_(~anchors.written, -torch.inf)
+    ranking = (similarity + unwritten).scatter_(1, own_class, -torch.inf)
+    hardest = ranking.topk(min(count, similarity.shape[1]), dim=1)
+    return Selection(hardest.indices, hardest.values > -torch.inf)
+
+
+def random_positives(anchors: Anchors, count: int) -> Selection:
+    """``count`` written rows of the anchor's class except its own, uniformly without replacement, in no fixed order."""
+    own_rank = anchors.written_up_to[anchors.own_row.clamp(min=0)] - 1
+    has_own = anchors.own_row >= 0
+    available = anchors.written_in_class() - has_own.long()
+    draw, valid = draw_without_replacement(available, min(count, anchors.longest_class))
+    rank = draw + anchors.written_before_class()[:, None]
+    rank = rank + (has_own[:, None] & (rank >= own_rank[:, None]))  # steps over the own row
+    return Selection(_written_row(rank, anchors), valid)
+
+
+def random_negatives(anchors: Anchors, count: int) -> Selection:
+    """``count`` written rows of other classes, uniformly without replacement, in no fixed order."""
+    draw, valid = draw_without_replacement(anchors.written_elsewhere(), min(count, len(anchors.written)))
+    behind = draw >= anchors.written_before_class()[:, None]
+    rank = draw + behind * anchors.written_in_class()[:, None]  # steps over the anchor's class
+    return Selection(_written_row(rank, anchors), valid)
+
+
+def without_repeats(selection: Selection, other: Selection) -> Selection:
+    """``selection`` less the rows that ``other`` holds for the same anchor."""
+    if other.rows.shape[1] == 0:
+        return selection
+    held = other.rows.masked_fill(~other.valid, -1).sort(dim=1).values
+    place = torch.searchsorted(held, selection.rows).clamp(max=held.shape[1] - 1)
+    return Selection(selection.rows, selection.valid & (held.gather(1, place) != selection.rows))
+
+
+def draw_without_replacement(available: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """For every entry n of ``available`` a uniformly random subset of ``count`` numbers from 0 to available[n] - 1.
+
+    This is Floyd's method (Bentley and Floyd, Communications of the ACM 30(9), 1987), whose work depends on ``count``
+    only, with all its steps taken at once. Step s draws a number from 0 to ``top``, where top = available - count + s.
+    If the subset already has that number, it takes ``top`` instead. It has it if an earlier step drew the same, or if
+    the number is the ``top`` of an earlier step that itself had to take its top. The latter links steps to chains,
+    which are followed by doubling.
+
+    Args:
+        available: (N,) int64, 0 or more.
+        count: K, how many to draw.
+
+    Returns:
+        The numbers (N, K) int64, and (N, K) bool: which of them count. Where fewer than ``count`` are available, all of
+        them are drawn; the rest is not valid and holds 0.
+    """
+    step = torch.arange(count, device=available.device)
+    lowest_top = available[:, None] - count
+    top = lowest_top + step
+    valid = top >= 0
+    chance = torch.rand(top.shape, dtype=torch.float64, device=available.device)
+    # What is not valid draws a number of its own, so that it repeats nobody's.
+    draw = torch.where(valid, (chance * (top + 1)).long(), top)
+
+    ordered = draw.sort(dim=1, stable=True)
+    repeats_in_order = torch.zeros_like(valid)
+    repeats_in_order[:, 1:] = ordered.values[:, 1:] == ordered.values[:, :-1]
+    takes_top = torch.zeros_like(valid).scatter(1, ordered.indices, repeats_in_order)
+
+    linked_step = draw - lowest_top  # the step whose top was drawn; negative if the number is nobody's top
+    link = torch.where(linked_step >= 0, linked_step, step)
+    for _ in range(max(count - 1, 0).bit_length()):
+        takes_top = takes_top | takes_top.gather(1, link)
+        link = link.gather(1, link)
+    return torch.where(takes_top, top, draw).clamp(min=0), valid
+
+
+def _class_rows(anchors: Anchors) -> tuple[Tensor, Tensor]:
+    """The rows of every anchor's class, padded to the longest class with its last row, and which are no padding."""
+    offset = torch.arange(anchors.longest_class, device=anchors.first_row.device)
+    num_rows = anchors.num_rows[:, None]
+    return anchors.first_row[:, None] + torch.minimum(offset, num_rows - 1), offset < num_rows
+
+
+def _written_row(rank: Tensor, anchors: Anchors) -> Tensor:
+    """The row of the written row number ``rank`` (N, K), counted from 0; some row if there is none."""
+    return anchors.written_rows[rank.clamp(max=len(anchors.written_rows) - 1)]

@@ -1,0 +1,240 @@
+"""What the command for fusing streams answers: the named score files fused, or a table of all sets under a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from engine.fusion import Counts, Matched, count_correct, fuse, match
+from engine.fusion_fit import fit_held_out, fit_on_test_labels
+from engine.fusion_presets import EQUAL, check_preset, preset_weights
+from engine.scores import Scores, ScoresError, load_labels, load_scores
+from engine.stream_sets import StreamSet, find_sets
+from engine.text import did_you_mean
+from feeders.choices import STREAMS
+
+SHORT = {"joint": "J", "bone": "B", "joint_motion": "JM", "bone_motion": "BM"}
+FUSIONS = {"2S": STREAMS[:2], "4S": STREAMS}
+BEST_NOTE = "best: each run's epoch with the highest accuracy on these same test clips; last: its final epoch"
+LIMIT = 3  # incomplete sets that an error message names
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How weights are searched for: on held-out folds, or on the test labels themselves."""
+
+    folds: int = 5
+    seed: int = 0
+    on_test_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ScoresError(f"--seed {self.seed}: from 0 to {2**32 - 1}")
+
+
+def report_named(
+    paths: Sequence[Path],
+    weights: str | Sequence[float] = EQUAL,
+    fit: Fit | None = None,
+    selection: str = "best",
+    labels: Path | None = None,
+    streams: Sequence[str] | None = None,
+    benchmark: str | None = None,
+) -> str:
+    """Fuse the named score files, or those of the named folders of runs.
+
+    Args:
+        paths: score files, or folders of runs (then their scores of the `selection` epoch).
+        weights: name of a preset, or a number for each of the paths.
+        fit: search for weights too.
+        labels: npz of names and labels, for score files that carry none.
+        streams: the stream of each of the paths, for score files that do not say.
+        benchmark: likewise, for presets.
+
+    Raises:
+        ScoresError: whatever cannot be read, does not match, or is not defined.
+    """
+    loaded, notes = _with_streams([load_scores(_score_file(path, selection)) for path in paths], streams)
+    matched = match(loaded, load_labels(labels) if labels else None)
+    if benchmark and matched.benchmark and benchmark != matched.benchmark:
+        raise ScoresError(f"--benchmark {benchmark}: the score files are of {matched.benchmark}; leave it out")
+    benchmark = matched.benchmark or benchmark
+
+    lines = [f"{f'{benchmark}: ' if benchmark else ''}{len(matched.names)} clips, {matched.num_classes} classes"]
+    lines.append(f"{'':16}{'top-1 %':>9}{'correct':>9}{'top-5 %':>9}{'in top 5':>9}")
+    for scores, logits in zip(loaded, matched.logits, strict=True):
+        lines.append(_line(str(scores.stream), count_correct(logits, matched.labels), _described(scores)))
+    if len(loaded) > 1:
+        label = weights if isinstance(weights, str) else "given"
+        if isinstance(weights, str):
+            weights = preset_weights(weights, [scores.stream for scores in loaded], benchmark)
+        lines.append(_line("fused", _fused(matched, weights), f"weights {_numbers(weights)} ({label})"))
+    if fit is not None:
+        lines += _fitted(matched, fit)
+    return "\n".join([*lines, *notes, *_notes(loaded)])
+
+
+def report_sets(work_dir: Path, preset: str = EQUAL) -> str:
+    """The table J, B, JM, BM, 2S, 4S of every complete set of streams under a folder, and what is incomplete.
+
+    Raises:
+        ScoresError: no such folder, no complete set in it, an unknown preset.
+    """
+    check_preset(preset)
+    sets, problems = find_sets(work_dir)
+    rows = [["benchmark", "encoder", "runs", "epochs", "clips", *SHORT.values(), *FUSIONS]]
+    notes: dict[str, None] = {}  # in order, each once
+    for found in sets:
+        if found.missing:
+            problems.append(f"{_title(found)}: no scores of {', '.join(found.missing)}")
+            continue
+        try:
+            matched = match(found.load())
+        except ScoresError as error:
+            problems.append(f"{_title(found)}: {error}")
+            continue
+        cells, remarks = _accuracies(matched, preset)
+        rows.append([found.benchmark, _encoder(found), found.runs, found.selection, str(len(matched.names)), *cells])
+        notes.update(dict.fromkeys(remarks))
+    if len(rows) == 1:
+        more = f"; and {len(problems) - LIMIT} more" if len(problems) > LIMIT else ""
+        raise ScoresError(f"{work_dir}: no complete set of streams; {'; '.join(problems[:LIMIT])}{more}")
+    lines = ["top-1 accuracy in %; 2S = J + B, 4S = J + B + JM + BM", *_aligned(rows), *notes, BEST_NOTE]
+    return "\n".join([*lines, *(f"left out: {problem}" for problem in problems)])
+
+
+def _score_file(path: Path, selection: str) -> Path:
+    """The file itself, or that of a run's folder."""
+    if not path.is_dir():
+        return path
+    file = path / f"scores_{selection}.npz"
+    if not file.exists():
+        others = [other.name for other in sorted(path.glob("scores_*.npz"))]
+        found = f"it has {', '.join(others)}" if others else "a finished run's folder has one"
+        raise ScoresError(f"{path}: no {file.name} in it; {found}")
+    return file
+
+
+def _with_streams(loaded: list[Scores], given: Sequence[str] | None) -> tuple[list[Scores], list[str]]:
+    """Scores that all know their stream, and a note if it had to be taken from the order of the files."""
+    silent = [scores.source for scores in loaded if scores.stream is None]
+    if given is not None:
+        _check_streams(loaded, given)
+        return [replace(scores, stream=stream) for scores, stream in zip(loaded, given, strict=True)], []
+    if not silent:
+        return loaded, []
+    if len(silent) < len(loaded) or len(loaded) > len(STREAMS):
+        raise ScoresError(f"{silent[0]}: does not say its stream; add --streams with one name for each score file")
+    note = f"streams taken from the order of the files, which do not say ({', '.join(STREAMS)}); --streams names others"
+    return [replace(scores, stream=stream) for scores, stream in zip(loaded, STREAMS, strict=False)], [note]
+
+
+def _check_streams(loaded: list[Scores], given: Sequence[str]) -> None:
+    if len(given) != len(loaded):
+        raise ScoresError(f"--streams: {len(given)} names for {len(loaded)} score files; give one for each")
+    for scores, stream in zip(loaded, given, strict=True):
+        if stream not in STREAMS:
+            raise ScoresError(
+                f"--streams: unknown stream {stream!r}{did_you_mean(stream, STREAMS)}; known are {', '.join(STREAMS)}"
+            )
+        if scores.stream not in (None, stream):
+            raise ScoresError(f"--streams: {scores.source} is of stream {scores.stream}, not {stream}")
+
+
+def _fused(matched: Matched, weights: Sequence[float]) -> Counts:
+    return count_correct(fuse(matched.logits, weights), matched.labels)
+
+
+def _fitted(matched: Matched, fit: Fit) -> list[str]:
+    if fit.on_test_labels:
+        weights = fit_on_test_labels(matched, fit.seed)
+        return [
+            _line("fused, tuned", _fused(matched, weights), f"weights {_numbers(weights)}"),
+            "WARNING: the tuned weights were chosen on the very labels that they are judged by: the figure is biased "
+            "upwards and serves only to compare with tables made in the same way",
+        ]
+    held_out = fit_held_out(matched, fit.folds, fit.seed)
+    mean, spread = held_out.weights.mean(axis=0), held_out.weights.std(axis=0)
+    shares = ", ".join(f"{share:.3f} ± {deviation:.3f}" for share, deviation in zip(mean, spread, strict=True))
+    return [
+        _line("fused, held out", held_out.counts, f"weights of {fit.folds} folds, as shares: {shares}"),
+        f"held out: each fold of the clips is fused with the best of {held_out.candidates} weights on the other folds",
+    ]
+
+
+def _notes(loaded: list[Scores]) -> list[str]:
+    notes = []
+    selections = {scores.selection for scores in loaded}
+    if "best" in selections:
+        notes.append(BEST_NOTE)
+    if len(selections) > 1:
+        notes.append("scores of best, last or unknown epochs are mixed")
+    for first, other in combinations(loaded, 2):
+        if first.stream == other.stream:
+            same = ", with the same logits" if np.array_equal(first.logits, other.logits) else ""
+            notes.append(f"{first.source} and {other.source} are of one stream, {first.stream}{same}")
+    return notes
+
+
+def _accuracies(matched: Matched, preset: str) -> tuple[list[str], list[str]]:
+    """Cells J, B, JM, BM, 2S, 4S of a complete set, and remarks on the weights."""
+    cells = [_percent(count_correct(logits, matched.labels)) for logits in matched.logits]
+    remarks = []
+    for fusion, streams in FUSIONS.items():
+        try:
+            weights = preset_weights(preset, streams, matched.benchmark)
+        except ScoresError as error:
+            cells.append("-")
+            remarks.append(f"{fusion}: {error}")
+            continue
+        cells.append(_percent(_fused(replace(matched, logits=matched.logits[: len(streams)]), weights)))
+        remarks.append(f"{fusion} on {matched.benchmark}: weights {_numbers(weights)} ({preset})")
+    return cells, remarks
+
+
+def _line(title: str, counts: Counts, remark: str) -> str:
+    numbers = f"{counts.top1_percent:9.2f}{counts.correct:9}{counts.top5_percent:9.2f}{counts.top5:9}"
+    return f"{title:16}{numbers}   {remark}"
+
+
+def _described(scores: Scores) -> str:
+    """`ctrgcn + CSRE, best epoch 57: PATH`, as far as it is known."""
+    known = []
+    if scores.encoder:
+        known.append(scores.encoder + (" + CSRE" if scores.csre else ""))
+    if scores.selection or scores.epoch is not None:
+        known.append(f"{scores.selection or ''} epoch {scores.epoch if scores.epoch is not None else '?'}".strip())
+    return f"{', '.join(known)}: {scores.source}" if known else scores.source
+
+
+def _encoder(found: StreamSet) -> str:
+    return found.encoder + (" + CSRE" if found.csre else "")
+
+
+def _title(found: StreamSet) -> str:
+    return f"{found.runs} ({found.benchmark}, {found.selection})"
+
+
+def _percent(counts: Counts) -> str:
+    return f"{counts.top1_percent:.2f}"
+
+
+def _numbers(weights: Sequence[float]) -> str:
+    return " ".join(f"{weight:.4g}" for weight in weights)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, text to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    text = 4  # leading columns that are not numbers
+    return [
+        "  ".join(
+            cell.ljust(width) if column < text else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

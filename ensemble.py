@@ -1,0 +1,120 @@
+"""Fuse the scores of several streams: `python ensemble.py RUN_OR_SCORES...`; without arguments, a table of all sets."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from engine.fusion_presets import EQUAL, PRESETS
+from engine.fusion_report import Fit, report_named, report_sets
+from engine.scores import ScoresError
+from engine.text import did_you_mean
+
+NEED_SCORES = ("epoch", "fit", "fit_on_test_labels", "folds", "seed", "labels", "streams", "benchmark")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage, like every other refusal."""
+        raise ScoresError(f"{message}; --help lists the options")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Returns:
+        The exit code: 0 done; 2 refused, the reason on stderr in one line.
+    """
+    try:
+        print(_answer(sys.argv[1:] if argv is None else argv))
+    except ScoresError as error:
+        print(f"ensemble.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _answer(argv: Sequence[str]) -> str:
+    options = _parse(argv)
+    weights = _weights(options.weights)
+    if options.scores:
+        return report_named(
+            options.scores,
+            weights=weights,
+            fit=_fit(options),
+            selection=options.epoch or "best",
+            labels=options.labels,
+            streams=options.streams,
+            benchmark=options.benchmark,
+        )
+    useless = [key for key in NEED_SCORES if getattr(options, key) not in (None, False)]
+    if useless or not isinstance(weights, str):
+        option = useless[0].replace("_", "-") if useless else "weights with numbers"
+        raise ScoresError(f"--{option} goes with score files or runs; name some, or leave it out for the table of all")
+    return report_sets(options.work_dir, weights)
+
+
+def _fit(options: argparse.Namespace) -> Fit | None:
+    chosen = {key: getattr(options, key) for key in ("folds", "seed") if getattr(options, key) is not None}
+    if options.fit or options.fit_on_test_labels:
+        return Fit(on_test_labels=options.fit_on_test_labels, **chosen)
+    if chosen:
+        raise ScoresError(f"--{next(iter(chosen))} goes with --fit; add it, or leave this out")
+    return None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="ensemble.py",
+        usage="python ensemble.py [RUN_OR_SCORES ...] [options]",
+        description="Fuse streams: weighted sums of their logits, clips matched by name. Without score files: a table "
+        "of every complete set of streams under the runs' folder.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("scores", nargs="*", type=Path, metavar="RUN_OR_SCORES", help="folder of a run, or score file (.npz, .pkl)")
+    add("--work_dir", type=Path, default=Path("work_dir"), help="where the table looks for runs (default: %(default)s)")
+    add("--epoch", choices=("best", "last"), help="which scores of a named run (default: best)")
+    add(
+        "--weights",
+        nargs="+",
+        default=[EQUAL],
+        metavar="W",
+        help=f"a number for each score file, in their order, or a preset: {', '.join(PRESETS)} (default: {EQUAL})",
+    )
+    fits = parser.add_mutually_exclusive_group()
+    fits.add_argument(
+        "--fit", action="store_true", help="also search for weights, judged on held-out folds of the clips"
+    )
+    fits.add_argument(
+        "--fit-on-test-labels",
+        action="store_true",
+        help="also search for weights on the labels that judge them, as some published tables do: biased upwards",
+    )
+    add("--folds", type=int, metavar="K", help=f"folds of --fit (default: {Fit.folds})")
+    add("--seed", type=int, metavar="N", help=f"seed of the search and its folds (default: {Fit.seed})")
+    add("--labels", type=Path, metavar="FILE", help="npz with names and labels (classes from 0), for pickled scores")
+    add("--streams", nargs="+", metavar="STREAM", help="stream of each score file, for pickled scores")
+    add("--benchmark", metavar="NAME", help="for pickled scores and presets that differ between benchmarks")
+    options, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        known = re.findall(r"--[a-z][\w-]+", parser.format_help())
+        raise ScoresError(f"unknown option {unknown[0]}{did_you_mean(unknown[0], known)}; --help lists the options")
+    return options
+
+
+def _weights(words: list[str]) -> str | list[float]:
+    """The name of a preset, or numbers."""
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        if len(words) == 1:
+            return words[0]
+    raise ScoresError(f"--weights {' '.join(words)}: numbers or one preset are expected; name score files before it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The words a configuration may use for data. Pure Python, so that a typo is found before any heavy import."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Split = Literal["train", "test"]
+Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
+Variant = Literal["plain", "centred"]
+Placement = Literal["auto", "host", "device"]
+OnBadClip = Literal["error", "skip"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+STREAMS: tuple[str, ...] = get_args(Stream)
+VARIANTS: tuple[str, ...] = get_args(Variant)
+PLACEMENTS: tuple[str, ...] = get_args(Placement)
+ON_BAD_CLIP: tuple[str, ...] = get_args(OnBadClip)

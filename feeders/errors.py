@@ -1,0 +1,50 @@
+"""The one exception of this package, and the words in which it speaks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+LISTED_AT_MOST = 20
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the message names the thing, the reason and the mend."""
+
+
+class BadClip(NamedTuple):
+    """A clip that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+class BadClipsError(DataError):
+    """Clips of a data set that cannot be used; `bad_clips` holds all of them, the message the first twenty.
+
+    Its message has one line more per clip, so that the list stays readable.
+    """
+
+    def __init__(self, place: str, total: int, bad_clips: Sequence[BadClip]) -> None:
+        self.bad_clips = tuple(bad_clips)
+        super().__init__(
+            f"{place}: {len(bad_clips)} of {total} clips cannot be used; mend or remove them, "
+            f"or leave them out with data.on_bad_clip skip:\n{describe_bad_clips(bad_clips)}"
+        )
+
+
+def describe_bad_clips(bad_clips: Sequence[BadClip]) -> str:
+    """One indented line per clip, for at most the first twenty, then how many more there are."""
+    lines = [f"  {clip.name}: {clip.reason}" for clip in bad_clips[:LISTED_AT_MOST]]
+    if len(bad_clips) > LISTED_AT_MOST:
+        lines.append(f"  and {len(bad_clips) - LISTED_AT_MOST} more")
+    return "\n".join(lines)
+
+
+def unknown_choice(key: str, value: object, known: Iterable[str]) -> DataError:
+    """The error for a value that is not among the known ones, with the nearest of them."""
+    known = list(known)
+    nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return DataError(f"{key}: unknown value {value!r}; {hint}(known: {', '.join(known)})")

@@ -1,0 +1,153 @@
+"""From a packed store to the batches of one split and one stream.
+
+Shapes: N clips of a batch, C = 3 coordinates, T window, V joints, M persons, L training indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from feeders.benchmarks import Benchmark
+from feeders.choices import SPLITS, Split, Stream, Variant
+from feeders.errors import DataError, unknown_choice
+from feeders.sampling import epoch_draws, epoch_order
+from feeders.split import split_clips
+from feeders.store import PackedStore
+from feeders.streams import StreamBuilder
+from feeders.transforms import build_transform
+from graph import get_skeleton
+
+
+class ClipBatch(NamedTuple):
+    """One batch, on the store's device."""
+
+    x: Tensor
+    """float32 (N, 3, T, V, M): the stream."""
+    labels: Tensor
+    """int64 (N,)."""
+    indices: Tensor
+    """int64 (N,): position in the split's index space, `repeat` included; in training the row of the memory banks."""
+    joints: Tensor
+    """float32 (N, 3, T, V, M): the joints before the stream was taken, for encoders that read them beside it. The
+    same tensor as x in the plain joint stream."""
+
+    def to(self, device: torch.device | str) -> ClipBatch:
+        """The batch on `device`, without waiting for the copies."""
+        x, labels, indices = (tensor.to(device, non_blocking=True) for tensor in self[:3])
+        joints = x if self.joints is self.x else self.joints.to(device, non_blocking=True)
+        return ClipBatch(x, labels, indices, joints)
+
+
+class Feeder:
+    """Batches of one split: cropped, augmented (training only), turned into a stream; computed on the store's device.
+
+    Index i stands for clip i % clips of the split, and `len(feeder)` counts clips x repeat; in training each of the
+    repeats is augmented on its own, in testing nothing is repeated. `window` and `repeat` default to the benchmark's.
+
+    labels: (L,) int64 on the CPU, the class of every index. names: the name of every clip of the split, in the order
+    of the store. class_names: of the store.
+
+    Raises `DataError` when store and benchmark do not fit, the split has no clips, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        store: PackedStore,
+        benchmark: Benchmark,
+        split: Split,
+        *,
+        stream: Stream = "joint",
+        variant: Variant = "plain",
+        window: int | None = None,
+        repeat: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if split not in SPLITS:
+            raise unknown_choice("split", split, SPLITS)
+        window = benchmark.window if window is None else window
+        repeat = benchmark.repeat if repeat is None else repeat
+        for key, value, least in (("data.window", window, 1), ("data.repeat", repeat, 1), ("seed", seed, 0)):
+            if value < least:
+                raise DataError(f"{key}: must be at least {least}, got {value}")
+        self.store = store
+        self.split = split
+        self.seed = seed
+        self.class_names = store.class_names
+        self._clips = split_clips(store, benchmark, split)
+        self.names = tuple(store.names[clip] for clip in self._clips)
+        self.labels = store.labels.cpu()[self._clips].repeat(repeat if split == "train" else 1)
+        skeleton = get_skeleton(benchmark.skeleton)
+        self._transform = build_transform(benchmark, skeleton, window)
+        self._build_stream = StreamBuilder(stream, variant, skeleton.parents, skeleton.root).to(store.device)
+        self._draws_of: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name_of(self, index: int) -> str:
+        """Name of the clip that an index stands for."""
+        return self.names[index % len(self.names)]
+
+    def feed(self, indices: Tensor, epoch: int) -> ClipBatch:
+        """The clips of these indices ((N,) int64) as they look in this epoch; a test split looks the same in all.
+
+        Raises `IndexError` for an index outside 0 .. len(self) - 1.
+        """
+        indices = indices.cpu()
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise IndexError(f"indices must lie in 0 .. {len(self) - 1}")
+        device = self.store.device
+        clips = self._clips[indices % len(self._clips)]
+        if self.split == "train":
+            joints = self._transform.train(self.store, clips, self._draws(epoch)[indices.to(device)])
+        else:
+            joints = self._transform.test(self.store, clips)
+        stream = self._build_stream(joints)
+        x = stream.float()
+        return ClipBatch(
+            x=x,
+            labels=self.labels[indices].to(device),
+            indices=indices.to(device),
+            joints=x if stream is joints else joints.float(),
+        )
+
+    def epoch(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[ClipBatch]:
+        """The batches of one epoch, from batch number `start` on.
+
+        Training: shuffled, without the last incomplete batch. Test: in order, every clip once, the last batch may be
+        smaller. Raises `DataError` when a training split does not fill one batch.
+        """
+        indices = self.epoch_indices(epoch)
+        stop = self.num_batches(batch_size) * batch_size
+        for batch in indices[start * batch_size : stop].split(batch_size):
+            yield self.feed(batch, epoch)
+
+    def epoch_indices(self, epoch: int) -> Tensor:
+        """All indices in the order of this epoch, (len(self),) int64 on the CPU: shuffled in training only."""
+        if self.split == "train":
+            return epoch_order(len(self), self.seed, epoch)
+        return torch.arange(len(self))
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches of an epoch; `DataError` when a training split does not fill one."""
+        if batch_size < 1:
+            raise DataError(f"optim.batch_size: must be at least 1, got {batch_size}")
+        if self.split == "test":
+            return -(-len(self) // batch_size)
+        if len(self) < batch_size:
+            raise DataError(
+                f"optim.batch_size: {batch_size} is more than the {len(self)} training clips of an epoch "
+                f"({len(self.names)} clips x data.repeat {len(self) // len(self.names)}); lower it or raise data.repeat"
+            )
+        return len(self) // batch_size
+
+    def _draws(self, epoch: int) -> Tensor:
+        """The table of this epoch's draws on the store's device, kept until another epoch is asked for."""
+        if self._draws_of is None or self._draws_of[0] != epoch:
+            table = epoch_draws(len(self), self._transform.num_draws, self.seed, epoch)
+            self._draws_of = epoch, table.to(self.store.device)
+        return self._draws_of[1]

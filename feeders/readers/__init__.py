@@ -1,0 +1,1 @@
+"""Readers: each turns one format of other people's files into the packed store."""

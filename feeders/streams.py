@@ -1,0 +1,62 @@
+"""The four input streams, in two variants, from joints.
+
+Plain: bone = joint minus parent, the root's bone is zero. Centred: joint = joint minus the root in every frame and
+person, and the root itself keeps its trajectory, in joint and bone alike. Motion is the difference to the next frame,
+zero in the last one. An absent (all-zero) person stays zero in all of them.
+
+Shapes: N clips, C = 3 coordinates, T frames, V joints, M persons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from feeders.choices import STREAMS, VARIANTS, Stream, Variant
+from feeders.errors import unknown_choice
+
+
+class StreamBuilder:
+    """Makes one stream of joints (N, 3, T, V, M), in their dtype and on their device.
+
+    parents: parent of each joint, the root's is itself. root: the joint that the centred variant refers to.
+    Raises `DataError` for an unknown stream or variant.
+    """
+
+    def __init__(self, stream: Stream, variant: Variant, parents: Sequence[int], root: int) -> None:
+        if stream not in STREAMS:
+            raise unknown_choice("data.stream", stream, STREAMS)
+        if variant not in VARIANTS:
+            raise unknown_choice("data.variant", variant, VARIANTS)
+        self.is_bone = stream.startswith("bone")
+        self.is_motion = stream.endswith("motion")
+        self.is_centred = variant == "centred"
+        self.parents = torch.tensor(parents)
+        self.root = root
+
+    def __call__(self, joints: Tensor) -> Tensor:
+        """The stream of these joints; for the plain joint stream the very tensor given."""
+        stream = joints
+        if self.is_bone:
+            stream = joints - joints.index_select(3, self.parents)
+        elif self.is_centred:
+            stream = joints - joints[:, :, :, self.root : self.root + 1]
+        if self.is_centred:
+            stream[:, :, :, self.root] = joints[:, :, :, self.root]
+        if self.is_motion:
+            stream = forward_difference(stream)
+        return stream
+
+    def to(self, device: torch.device | str) -> StreamBuilder:
+        """Itself, with its index on `device`."""
+        self.parents = self.parents.to(device)
+        return self
+
+
+def forward_difference(x: Tensor) -> Tensor:
+    """x[t + 1] - x[t] along the frames of (N, C, T, V, M), zero in the last."""
+    difference = torch.zeros_like(x)
+    torch.sub(x[:, :, 1:], x[:, :, :-1], out=difference[:, :, :-1])
+    return difference

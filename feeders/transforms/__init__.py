@@ -1,0 +1,41 @@
+"""Crop, resampling and augmentation of whole batches, one family per benchmark kind.
+
+A family turns clips of a packed store into raw joints (N, 3, T, V, M), with or without augmentation; its constructor
+takes the skeleton, the number of persons M and the window T. Bad luck and good luck come from outside: `train` gets
+one row of uniform numbers per clip and maps them to parameters, so that equal rows give equal clips.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from feeders.benchmarks import Benchmark
+from feeders.store import PackedStore
+from feeders.transforms.ntu import NTUTransform
+from feeders.transforms.nw_ucla import NWUCLATransform
+from graph import Skeleton
+
+
+class ClipTransform(Protocol):
+    """What the feeder asks of a family. N clips, window T, V joints, M persons."""
+
+    num_draws: int
+    """How many uniform numbers one training clip needs."""
+
+    def train(self, store: PackedStore, clips: Tensor, draws: Tensor) -> Tensor:
+        """Augmented joints (N, 3, T, V, M) in the store's dtype and on its device.
+
+        clips: (N,) int64 on the CPU. draws: (N, num_draws) float64 in [0, 1) on the store's device.
+        """
+
+    def test(self, store: PackedStore, clips: Tensor) -> Tensor:
+        """The same without chance."""
+
+
+def build_transform(benchmark: Benchmark, skeleton: Skeleton, window: int) -> ClipTransform:
+    """The benchmark's family for this window."""
+    if benchmark.transforms == "ntu":
+        return NTUTransform(benchmark.num_persons, window)
+    return NWUCLATransform(skeleton, benchmark.num_persons, window)

@@ -1,0 +1,167 @@
+"""Building blocks that several encoders share.
+
+Letters: N clips, M persons, n = N * M skeletons, C channels, T frames, V joints, K classes; s a stride in time.
+
+Between their layers encoders keep feature maps as (n, C, V, T). With time last, the matrices that mix joints multiply
+whole rows of frames where these lie: the product of all subsets, skeletons and channels is one batched matrix product,
+and the feature map is never rearranged for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.published import Source, joined, same
+
+
+def init_convolution(layer: nn.Conv1d | nn.Conv2d, fused: int = 1) -> None:
+    """Kaiming normal weights (fan out, gain √2), zero bias.
+
+    Of `fused` layers of equal width computed as one, each counts its own outputs only.
+    """
+    taps = math.prod(layer.kernel_size)
+    nn.init.normal_(layer.weight, 0, math.sqrt(2 * fused / (layer.out_channels * taps)))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class PersonNorm(nn.Module):
+    """Batch normalisation of raw clips: every coordinate of every joint of every person has statistics of its own.
+
+    (N, C, T, V, M) -> (n, C, V, T); row n of the result is clip * M + person. Feature index m * V * C + v * C + c.
+    """
+
+    def __init__(self, channels: int, num_joints: int, num_persons: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(num_persons * num_joints * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_clips, channels, frames, joints, persons = x.shape
+        x = self.norm(x.permute(0, 4, 3, 1, 2).reshape(num_clips, persons * joints * channels, frames))
+        return x.view(num_clips * persons, joints, channels, frames).transpose(1, 2).contiguous()
+
+
+class TemporalConvolution(nn.Module):
+    """Convolution along time, then batch normalisation; (n, C_in, V, T) -> (n, C_out, V, ceil(T / s)).
+
+    With a kernel of 1 it is the projection of residual paths.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, (1, kernel_size), stride=(1, stride), padding=(0, kernel_size // 2)
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        init_convolution(self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+def residual_path(in_channels: int, out_channels: int, stride: int = 1) -> nn.Identity | TemporalConvolution:
+    """The identity where the shape stays, else a 1x1 projection with batch normalisation."""
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    return TemporalConvolution(in_channels, out_channels, kernel_size=1, stride=stride)
+
+
+class TemporalMaxPool(nn.Module):
+    """Maximum over three neighbouring frames, the first of equal ones; (n, C, V, T) -> (n, C, V, ceil(T / s)).
+
+    All frames of an absent person are equal, but for rounding that depends on the machine, and so would the frame that
+    receives the gradient. Double precision, which serves comparisons, therefore treats nearly equal frames as equal.
+    """
+
+    NEARLY = 1e-10
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float64:
+            return functional.max_pool2d(x, (1, 3), stride=(1, self.stride), padding=(0, 1))
+        frames = x.shape[-1]
+        padded = functional.pad(x, (1, 1), value=-math.inf)
+        largest, middle, last = (padded[..., first : first + frames : self.stride] for first in range(3))
+        for later in (middle, last):
+            largest = torch.where(later > largest + self.NEARLY, later, largest)
+        return largest
+
+
+class MultiScaleTemporal(nn.Module):
+    """Parallel temporal branches of equal width, concatenated; (n, C, V, T) -> (n, C, V, ceil(T / s)).
+
+    Branches, in order: for every dilation 1x1 -> BN -> ReLU -> convolution -> BN; then 1x1 -> BN -> ReLU -> max-pool
+    of 3 frames -> BN; then 1x1 -> BN. The stride acts in the convolutions, in the pooling and in the last branch's 1x1.
+    (The temporal module of CTR-GCN, ICCV 2021, which has no residual of its own.)
+
+    The 1x1 entries are computed as one convolution and the closing normalisations as one layer, which changes nothing:
+    each channel has its own statistics. Of the last branch's entry the strided frames are kept.
+    """
+
+    def __init__(self, channels: int, stride: int = 1, kernel_size: int = 5, dilations: Sequence[int] = (1, 2)) -> None:
+        super().__init__()
+        self.num_branches = len(dilations) + 2
+        self.width = channels // self.num_branches
+        self.stride = stride
+        self.entry = nn.Conv2d(channels, channels, 1)
+        self.entry_bn = nn.BatchNorm2d(channels - self.width)
+        convs = [
+            nn.Conv2d(
+                self.width,
+                self.width,
+                (1, kernel_size),
+                stride=(1, stride),
+                padding=(0, dilation * (kernel_size // 2)),
+                dilation=(1, dilation),
+            )
+            for dilation in dilations
+        ]
+        self.convs = nn.ModuleList(convs)
+        self.pool = TemporalMaxPool(stride)
+        self.bn = nn.BatchNorm2d(channels)
+        init_convolution(self.entry, fused=self.num_branches)
+        for conv in convs:
+            init_convolution(conv)
+        for norm in (self.entry_bn, self.bn):
+            nn.init.normal_(norm.weight, 1, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active, plain = self.entry(x).split([self.entry_bn.num_features, self.width], dim=1)
+        *to_convs, to_pool = functional.relu(self.entry_bn(active), inplace=True).chunk(self.num_branches - 1, dim=1)
+        outputs = [conv(part) for conv, part in zip(self.convs, to_convs, strict=True)]
+        return self.bn(torch.cat([*outputs, self.pool(to_pool), plain[..., :: self.stride]], dim=1))
+
+    def published_names(self) -> dict[str, Source]:
+        """Names of this module's state in all published encoders that use it, relative to both modules."""
+        pooled, plain = self.num_branches - 2, self.num_branches - 1
+        closing = [f"branches.{branch}.3.bn" for branch in range(pooled)]
+        table = joined(self.entry, "entry", [f"branches.{branch}.0" for branch in range(self.num_branches)])
+        table |= joined(self.entry_bn, "entry_bn", [f"branches.{branch}.1" for branch in range(plain)])
+        table |= joined(self.bn, "bn", [*closing, f"branches.{pooled}.4", f"branches.{plain}.1"])
+        for branch, conv in enumerate(self.convs):
+            table |= same(conv, f"convs.{branch}", f"branches.{branch}.3.conv")
+        return table
+
+
+class PooledClassifier(nn.Module):
+    """Mean over frames and joints, then over persons, dropout, linear layer; (N, M, C, T, V) -> (N, K).
+
+    An absent (zero) person counts like any other in the mean, as in the published encoders.
+    """
+
+    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(channels, num_classes)
+        nn.init.normal_(self.linear.weight, 0, math.sqrt(2 / num_classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(self.dropout(features.mean(dim=(1, 3, 4))))

@@ -1,0 +1,114 @@
+"""The contract that every encoder keeps.
+
+Letters: N clips, C coordinates, T frames (the window), V joints, M persons, K classes; C', T', V' the same axes of the
+last feature map (V' counts joints in a graph encoder; another encoder may have another axis there).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from graph import Skeleton
+from model.errors import EncoderError
+from model.published import Source
+
+COORDINATES = 3
+
+
+class Encoder(nn.Module, ABC):
+    """A classifier of skeleton clips that shows its last spatio-temporal feature map.
+
+    A subclass builds its layers, tells its `feature_shape`, and writes `extract` (from clips to the feature map) and
+    `classify` (from there to logits). What its constructor takes beyond the four arguments below are its options.
+
+    Raises EncoderError for an argument of the wrong type or out of range.
+    """
+
+    classifier: ClassVar[str] = "fc"
+    """The layer whose rows are the classes, by its name in the state dict."""
+
+    def __init__(self, *, skeleton: Skeleton, num_classes: int, num_persons: int = 2, window: int = 64) -> None:
+        super().__init__()
+        if not isinstance(skeleton, Skeleton):
+            raise EncoderError(f"skeleton: {skeleton!r} is no graph.Skeleton; make one with get_skeleton")
+        for name, value in (("num_classes", num_classes), ("num_persons", num_persons), ("window", window)):
+            check_positive(name, value)
+        self.skeleton = skeleton
+        self.num_classes = num_classes
+        self.num_persons = num_persons
+        self.window = window
+
+    @property
+    @abstractmethod
+    def feature_shape(self) -> tuple[int, int, int]:
+        """(C', T', V') of the map that `features` returns."""
+
+    @abstractmethod
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        """The feature map (N, M, C', T', V') of checked clips; arguments as in `features`, but joints always given."""
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of feature maps (N, M, C', T', V')."""
+
+    def published_names(self) -> Mapping[str, Source]:
+        """Our state-dict names -> the published ones, for `load_published_weights`.
+
+        Raises EncoderError where no published weights are known.
+        """
+        raise EncoderError(f"{type(self).__name__} knows no published weights; it has no table of published names")
+
+    def features(self, x: Tensor, joints: Tensor | None = None) -> Tensor:
+        """The last feature map per person, before pooling (the paper's X): (N, M, C', T', V').
+
+        Args:
+            x: (N, 3, T, V, M), float, of the stream that the encoder works on; absent persons are zero.
+            joints: the raw joints of the same clips, same shape, for encoders that read them beside the stream; None
+                means x.
+
+        Raises EncoderError when a shape is not the one that the encoder was built for.
+        """
+        self._check_clips("x", x)
+        if joints is None:
+            joints = x
+        else:
+            self._check_clips("joints", joints)
+        return self.extract(x, joints)
+
+    def forward(self, x: Tensor, joints: Tensor | None = None) -> Tensor:
+        """Logits (N, K), float; arguments as in `features`."""
+        return self.classify(self.features(x, joints))
+
+    def _check_clips(self, name: str, clips: Tensor) -> None:
+        expected = (COORDINATES, self.window, self.skeleton.num_joints, self.num_persons)
+        if clips.shape[1:] != expected or clips.ndim != 5:
+            axes = ("coordinates", "frames (window)", "joints", "persons (num_persons)")
+            wrong = [
+                f"{given} {axis} where {wanted} belong"
+                for axis, given, wanted in zip(axes, clips.shape[1:], expected, strict=False)
+                if given != wanted and clips.ndim == 5
+            ]
+            raise EncoderError(
+                f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, expected (N, C, T, V, M) = "
+                f"(N, {', '.join(map(str, expected))}){': ' if wrong else ''}{', '.join(wrong)}"
+            )
+        if not clips.is_floating_point():
+            raise EncoderError(
+                f"{type(self).__name__}: {name} is {clips.dtype}, expected a float tensor; call .float()"
+            )
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise EncoderError unless value is a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise EncoderError(f"{name}: {value!r} is no whole number from 1 on")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raise EncoderError unless 0 <= value < 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise EncoderError(f"{name}: {value!r} is no probability from 0 to below 1")

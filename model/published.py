@@ -1,0 +1,169 @@
+"""Import of weights under the names of the published implementations.
+
+For every entry of its own state dict an encoder tells which published tensors it is made of
+(`Encoder.published_names`): several where it computes parallel layers as one. The rest is alike for all and is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import EncoderError, WeightsError
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of our tensors comes from: published tensors, and how they become one."""
+
+    names: tuple[str, ...]
+    join: Callable[[list[Tensor]], Tensor] = torch.cat
+
+
+def interleave(parts: Sequence[Tensor]) -> Tensor:
+    """Join tensors so that row i of part k becomes row i * len(parts) + k."""
+    return torch.stack(tuple(parts), dim=1).flatten(0, 1)
+
+
+def joined(
+    layer: nn.Module,
+    ours: str,
+    published: Sequence[str],
+    join: Callable[[list[Tensor]], Tensor] = torch.cat,
+) -> dict[str, Source]:
+    """Table of a layer of ours that holds several published layers of its kind."""
+    return {
+        f"{ours}.{entry}": Source(
+            tuple(f"{name}.{entry}" for name in published), join if tensor.ndim else _largest_count
+        )
+        for entry, tensor in layer.state_dict().items()
+    }
+
+
+def same(layer: nn.Module, ours: str, published: str) -> dict[str, Source]:
+    """Table of a layer that is published as it is, under another name."""
+    return joined(layer, ours, [published])
+
+
+def within(ours: str, published: str, table: Mapping[str, Source]) -> dict[str, Source]:
+    """The table of a module, seen from the module that holds it under these names."""
+    return {
+        f"{ours}.{name}": Source(tuple(f"{published}.{part}" for part in source.names), source.join)
+        for name, source in table.items()
+    }
+
+
+def _largest_count(counts: list[Tensor]) -> Tensor:
+    # num_batches_tracked: normalisations joined in one layer have seen the same batches, so the counts agree.
+    return torch.stack(counts).max()
+
+
+def without_wrapper_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the prefix that data-parallel wrappers put before every name."""
+    prefix = "module."
+    if state and all(name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def load_published_weights(encoder: Encoder, state_dict: Mapping[str, Tensor]) -> None:
+    """Fill the encoder with tensors under their published names, with or without `module.` before every name.
+
+    Raises WeightsError when names are missing or left over or tensors have another shape, naming them; the encoder then
+    keeps the weights it had. Raises EncoderError when the encoder knows no published weights.
+    """
+    state = without_wrapper_prefix(state_dict)
+    table = encoder.published_names()
+    check_names(set(state), {name for source in table.values() for name in source.names}, "published weights")
+    own = encoder.state_dict()
+    assert table.keys() == own.keys(), f"{type(encoder).__name__}: its table of published names has gaps"
+    parts = {ours: {name: state[name] for name in source.names} for ours, source in table.items()}
+    load_checked(encoder, {ours: _join(table[ours], list(parts[ours].values()), own[ours]) for ours in table}, parts)
+
+
+def is_published(encoder: Encoder, names: set[str]) -> bool:
+    """Whether more of these state-dict names are the published ones than the encoder's own."""
+    try:
+        published = {name for source in encoder.published_names().values() for name in source.names}
+    except EncoderError:
+        return False
+    return len(names & published) > len(names & encoder.state_dict().keys())
+
+
+def check_names(given: set[str], expected: set[str], what: str) -> None:
+    """Raise WeightsError, naming the first few, when the names differ."""
+    missing, leftover = sorted(expected - given), sorted(given - expected)
+    if missing or leftover:
+        raise WeightsError(
+            f"{what}: the names differ, {_first_few('missing', missing)}, {_first_few('left over', leftover)}; "
+            "these belong to another encoder, or to another version of this one"
+        )
+
+
+def load_checked(
+    encoder: Encoder, state: Mapping[str, Tensor | None], parts: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> None:
+    """Load tensors under our names, or None for those that could not be joined; `parts` are what they were joined from.
+
+    Raises WeightsError, before anything is changed, when a shape differs or a tensor holds NaN or infinity.
+    """
+    own = encoder.state_dict()
+    misshaped, fitting = {}, {}
+    for ours, tensor in state.items():
+        given = parts[ours] if parts else {ours: tensor}
+        if tensor is not None and tensor.shape == own[ours].shape:
+            fitting[ours] = tensor
+        else:
+            misshaped[ours] = {name: tuple(part.shape) for name, part in given.items() if part is not None}
+    if misshaped:
+        raise WeightsError(_describe_shapes(encoder, misshaped))
+    broken = [ours for ours, tensor in fitting.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(f"{_first_few('tensors with NaN or infinity', broken)}; the training had failed by then")
+    encoder.load_state_dict(fitting)
+
+
+def _describe_shapes(encoder: Encoder, misshaped: Mapping[str, Mapping[str, tuple[int, ...]]]) -> str:
+    """What to say of tensors of another shape: our names -> the names and shapes that came."""
+    bias = f"{encoder.classifier}.bias"
+    if bias in misshaped and misshaped.keys() <= {bias, f"{encoder.classifier}.weight"}:
+        (classes,) = next(iter(misshaped[bias].values()))
+        return (
+            f"the weights are for {classes} classes, the encoder has {encoder.num_classes}; build it with "
+            f"num_classes={classes}, or take weights of the same benchmark"
+        )
+    own = encoder.state_dict()
+    described = [
+        f"{' + '.join(f'{name} {shape}' for name, shape in given.items())}, expected {tuple(own[ours].shape)}"
+        for ours, given in misshaped.items()
+    ]
+    return (
+        f"{_first_few('tensors of another shape', described)}; were the weights trained with this skeleton, number of "
+        "persons and window?"
+    )
+
+
+def _join(source: Source, parts: list[Tensor], own: Tensor) -> Tensor | None:
+    """The published parts as one tensor in our layout; None when they do not fit together."""
+    try:
+        tensor = source.join(parts) if len(parts) > 1 else parts[0]
+    except RuntimeError:
+        return None
+    # Published kernels are (frames, joints), ours (joints, frames), and one of the two sizes is always 1.
+    return tensor.reshape(own.shape) if _without_ones(tensor) == _without_ones(own) else None
+
+
+def _without_ones(tensor: Tensor) -> list[int]:
+    return [size for size in tensor.shape if size != 1]
+
+
+def _first_few(what: str, items: Sequence[str], few: int = 3) -> str:
+    shown = ": " + "; ".join(items[:few]) if items else ""
+    return f"{len(items)} {what}{shown}{' ...' if len(items) > few else ''}"

@@ -1,0 +1,102 @@
+"""The encoders by name. Holds paths of classes, not classes: nothing is imported before an encoder is built."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from graph import Skeleton
+from graph.nearest import did_you_mean
+from model.errors import EncoderError, UnknownEncoderError
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+
+_targets: dict[str, str | type[Encoder]] = {
+    "ctrgcn": "model.ctrgcn:CTRGCN",
+}
+
+# What every encoder is built from; whatever else its constructor takes is an option of that encoder.
+_COMMON = ("skeleton", "num_classes", "num_persons", "window")
+
+
+def list_encoders() -> list[str]:
+    """The names of all registered encoders, sorted. Does not import torch."""
+    return sorted(_targets)
+
+
+def register_encoder(name: str, target: str | type[Encoder]) -> None:
+    """Make an encoder of your own known by name: its class, or where to find it as `package.module:Class`.
+
+    Raises EncoderError when the name already stands for something else.
+    """
+    if _targets.setdefault(name, target) != target:
+        raise EncoderError(f"encoder {name!r} is registered already ({_targets[name]}); choose another name")
+
+
+def build_encoder(
+    name: str, *, skeleton: Skeleton, num_classes: int, num_persons: int = 2, window: int = 64, **options: Any
+) -> Encoder:
+    """Build the encoder of that name, with freshly initialised weights.
+
+    Args:
+        name: a name of list_encoders(), or `package.module:Class` for a class that is not registered.
+        skeleton: the joints V of the clips.
+        num_classes: K.
+        num_persons: M, the length of the person axis.
+        window: T, the frames of a clip.
+        options: the encoder's own options; its class documents them.
+
+    Raises UnknownEncoderError for an unknown name, EncoderError for a class that cannot be used, an unknown option or a
+    value out of range.
+    """
+    encoder_class = _find_class(name)
+    _check_options(name, encoder_class, options)
+    return encoder_class(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window, **options)
+
+
+def _find_class(name: str) -> type[Encoder]:
+    target = _targets.get(name, name)
+    if isinstance(target, str):
+        if ":" not in target:
+            raise UnknownEncoderError(
+                f"encoder {name!r} is unknown{did_you_mean(name, list_encoders())}; known are "
+                f"{', '.join(list_encoders())}, or give package.module:Class"
+            )
+        target = _import_class(target)
+    from model.encoder import Encoder  # imports torch, so not before an encoder is wanted
+
+    if not (isinstance(target, type) and issubclass(target, Encoder)):
+        raise EncoderError(f"encoder {name!r}: {target!r} is no subclass of model.Encoder; derive the class from it")
+    return target
+
+
+def _import_class(target: str) -> Any:
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise EncoderError(f"encoder {target!r}: module {module_name!r} cannot be imported ({error})") from error
+    except ValueError:
+        raise EncoderError(f"encoder {target!r}: {module_name!r} is no module; write package.module:Class") from None
+    if not hasattr(module, class_name):
+        hint = did_you_mean(class_name, dir(module))
+        raise EncoderError(f"encoder {target!r}: module {module_name!r} has no class {class_name!r}{hint}")
+    return getattr(module, class_name)
+
+
+def _check_options(name: str, encoder_class: type[Encoder], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(encoder_class).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return  # the class sorts its options out itself
+    valid = {parameter.name: parameter.default for parameter in parameters if parameter.name not in _COMMON}
+    for option in options:
+        if option not in valid:
+            known = ", ".join(f"{key}={default}" for key, default in valid.items()) or "none"
+            raise EncoderError(
+                f"encoder {name!r} has no option {option!r}{did_you_mean(option, valid)}; its options: {known}"
+            )
+    for option, default in valid.items():
+        if default is inspect.Parameter.empty and option not in options:
+            raise EncoderError(f"encoder {name!r} needs the option {option!r}; give it a value")

@@ -1,0 +1,71 @@
+"""Weights from a file: whatever a user may hand over, recognised by its names or refused with the names that differ."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.errors import WeightsError
+from model.published import check_names, is_published, load_checked, load_published_weights, without_wrapper_prefix
+
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+
+# Keys under which training programs keep the weights of the network; the first is this project's own checkpoint.
+_WRAPPERS = ("encoder", "state_dict", "model_state_dict", "model", "net", "weights")
+
+
+def load_weights_file(encoder: Encoder, path: str | Path) -> Literal["our own weights", "published weights"]:
+    """Fill the encoder from a .pt file and say what was in it.
+
+    Accepted are a checkpoint of this project, the encoder's own state dict, and a state dict under the published names,
+    each bare or inside a dictionary (under `state_dict`, `model`, ...), with or without `module.` before every name.
+    Only tensors and plain containers are unpickled, never code.
+
+    Raises WeightsError, beginning with the path, when the file is missing, unreadable or belongs to another encoder.
+    """
+    path = Path(path)
+    try:
+        state = _find_state(_open(path))
+        if is_published(encoder, set(state)):
+            load_published_weights(encoder, state)
+            return "published weights"
+        check_names(set(state), set(encoder.state_dict()), "weights")
+        load_checked(encoder, state)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return "our own weights"
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise WeightsError("there is no such file; check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            "is no PyTorch file, or holds Python objects beside tensors and plain containers, which are not loaded "
+            "because they could run code; save the state dict alone with torch.save"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"cannot be read, perhaps it was cut short ({reason}); fetch or save it again") from None
+
+
+def _find_state(content: Any) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"holds a {type(content).__name__} and no named tensors; save a state dict")
+    for name, tensor in content.items():
+        if not isinstance(tensor, Tensor):
+            raise WeightsError(f"{name!r} is a {type(tensor).__name__} where a tensor belongs; save a state dict")
+    return without_wrapper_prefix(content)

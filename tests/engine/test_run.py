@@ -1,0 +1,342 @@
+"""Runs from the front door to the run folder: training, testing, resuming, refusing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import engine.train
+from engine.checkpoint import load_checkpoint
+from engine.config import resolve
+from engine.experiment import build
+from engine.scores import load_scores
+from feeders.feeder import Feeder
+
+PLAIN = ("--csre.enabled", "false")
+
+
+def records(folder: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def equal(first: object, second: object) -> bool:
+    """Bit equality of nested checkpoint contents."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+def test_a_run_leaves_everything_in_its_folder(call, run_folder):
+    done = call("--log.tsne_clips", "20")
+    assert done.code == 0, done.err
+    files = {str(path.relative_to(run_folder)) for path in run_folder.rglob("*") if path.is_file()}
+    assert {
+        *("config.yaml", "environment.json", "log.txt", "metrics.jsonl", "results.json", "tsne.npz"),
+        *("checkpoints/last.pt", "checkpoints/best.pt", "checkpoints/epoch_0002.pt"),
+        *("scores_last.npz", "scores_best.npz", "confusion_last.csv", "confusion_best.csv"),
+        *("figures/curves.png", "figures/confusion_best.png", "figures/per_class_last.png", "figures/tsne.png"),
+    } <= files
+    assert any(name.startswith("tensorboard/") for name in files)
+    results = json.loads((run_folder / "results.json").read_text())
+    assert (results["last"]["epoch"], results["benchmark"], results["csre"]) == (2, "nw-ucla", True)
+    assert results["best"]["top1"] >= results["last"]["top1"]
+    assert "last epoch" in done.out
+    assert "best epoch *" in done.out
+
+
+def test_every_quantity_is_logged(call, run_folder):
+    call()
+    train, test, step = (records(run_folder, kind) for kind in ("train", "test", "step"))
+    assert [line["epoch"] for line in train] == [line["epoch"] for line in test] == [1, 2]
+    assert len(step) == 2 * (80 // 16 // 2)  # 80 clips, 16 a step, every second step, two epochs
+    wanted = {"loss", "cross_entropy", "spatial", "temporal", "top1", "lr", "active_spatial", "active_temporal"}
+    assert wanted | {"clips_per_second", "peak_memory_mb"} <= train[0].keys()
+    assert {"top1", "top5", "mean_class"} <= test[0].keys()
+    assert train[1]["active_spatial"] == 1.0
+    assert train[0]["loss"] == pytest.approx(sum(train[0][name] for name in ("cross_entropy", "spatial", "temporal")))
+
+
+def test_scores_are_those_of_the_encoder_on_the_test_clips(call, run_folder):
+    call()
+    scores = load_scores(run_folder / "scores_last.npz")
+    assert len(scores.names) == 40
+    assert all(name.endswith("v03") for name in scores.names)
+    assert (scores.stream, scores.benchmark, scores.epoch, scores.csre) == ("joint", "nw-ucla", 2, True)
+    top1 = 100 * float(np.mean(scores.logits.argmax(axis=1) == scores.labels))
+    assert top1 == pytest.approx(json.loads((run_folder / "results.json").read_text())["last"]["top1"])
+
+
+def test_testing_needs_nothing_of_csre(call, run_folder, tmp_path):
+    call()
+    trained = load_scores(run_folder / "scores_last.npz").logits
+    weights = ("--weights", str(run_folder / "checkpoints/last.pt"))
+    assert call("--phase", "test", "--name", "with", *weights).code == 0
+    assert call("--phase", "test", "--name", "without", *weights, *PLAIN).code == 0
+    for name in ("with", "without"):
+        assert np.array_equal(load_scores(run_folder.with_name(name) / "scores_test.npz").logits, trained)
+
+
+def test_phase_test_without_weights_tests_last_and_best(call, run_folder):
+    call()
+    before = {name: load_scores(run_folder / f"scores_{name}.npz").logits for name in ("last", "best")}
+    done = call("--phase", "test")
+    assert done.code == 0
+    for name, logits in before.items():
+        assert np.array_equal(load_scores(run_folder / f"scores_{name}.npz").logits, logits)
+    assert "best epoch *" in done.out
+
+
+def test_testing_an_untrained_run_says_what_is_missing(call):
+    done = call("--phase", "test")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "train first" in done.err
+
+
+def test_a_longer_run_continues_bit_for_bit(call, run_folder):
+    call("--optim.epochs", "4", "--name", "straight")
+    call("--optim.epochs", "2")
+    done = call("--optim.epochs", "4")
+    assert "going on after epoch 2" in done.out
+    straight = load_checkpoint(run_folder.with_name("straight") / "checkpoints/last.pt")
+    resumed = load_checkpoint(run_folder / "checkpoints/last.pt")
+    assert equal(straight["training"], resumed["training"])
+    for kind in ("train", "test", "step"):
+        timing = ("clips_per_second", "peak_memory_mb")
+        one, other = (
+            [{k: v for k, v in line.items() if k not in timing} for line in records(folder, kind)]
+            for folder in (run_folder, run_folder.with_name("straight"))
+        )
+        assert one == other
+
+
+@pytest.mark.parametrize("where", ["train_epoch", "test_epoch"])
+def test_an_interrupted_run_loses_no_finished_epoch(call, run_folder, monkeypatch, where):
+    call("--optim.epochs", "3", "--name", "straight")
+    original = getattr(engine.train, where)
+
+    def interrupt(run, log):
+        if run.counters.trained == (1 if where == "train_epoch" else 2):
+            if where == "train_epoch":
+                log.record("step", 99, {"epoch": 2, "step": 1})  # a line of an epoch that is then trained again
+            raise KeyboardInterrupt
+        return original(run, log)
+
+    monkeypatch.setattr(engine.train, where, interrupt)
+    assert call("--optim.epochs", "3").code == 130
+    monkeypatch.setattr(engine.train, where, original)
+    assert load_checkpoint(run_folder / "checkpoints/last.pt")["epoch"] == (1 if where == "train_epoch" else 2)
+    assert call("--optim.epochs", "3").code == 0
+    straight = load_checkpoint(run_folder.with_name("straight") / "checkpoints/last.pt")
+    assert equal(straight["training"], load_checkpoint(run_folder / "checkpoints/last.pt")["training"])
+    assert [line["epoch"] for line in records(run_folder, "train")] == [1, 2, 3]
+    assert [line["epoch"] for line in records(run_folder, "test")] == [1, 2, 3]
+    assert len(records(run_folder, "step")) == 6
+
+
+def test_a_complete_run_is_reported_not_repeated(call, run_folder):
+    first = call()
+    before = (run_folder / "checkpoints/last.pt").read_bytes()
+    again = call()
+    assert again.code == 0
+    assert "complete" in again.out
+    assert (run_folder / "checkpoints/last.pt").read_bytes() == before
+    table = [line for line in first.out.splitlines() if line.startswith(("last epoch", "best epoch"))]
+    assert table == [line for line in again.out.splitlines() if line.startswith(("last epoch", "best epoch"))]
+
+
+def test_a_changed_setting_is_refused_by_name(call, run_folder):
+    call()
+    before = (run_folder / "metrics.jsonl").read_bytes()
+    done = call("--csre.temperature", "0.5", "--optim.lr", "0.02")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "csre.temperature: 0.8 -> 0.5" in done.err
+    assert "optim.lr: 0.05 -> 0.02" in done.err
+    assert (run_folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_clips_are_refused(call, clip_folder, tmp_path):
+    call()
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    for path in sorted(clip_folder.iterdir())[1:]:
+        (fewer / path.name).write_bytes(path.read_bytes())
+    done = call("--data.path", str(fewer))
+    assert done.code == 2
+    assert "clips themselves" in done.err
+
+
+def test_never_resuming_sets_the_old_run_aside(call, run_folder):
+    call()
+    old = (run_folder / "checkpoints/last.pt").read_bytes()
+    done = call("--resume", "never", "--optim.lr", "0.02")
+    assert done.code == 0
+    aside = run_folder.with_name("small.old-1")
+    assert str(aside) in done.out
+    assert (aside / "checkpoints/last.pt").read_bytes() == old
+    assert (run_folder / "checkpoints/last.pt").read_bytes() != old
+
+
+def test_resuming_from_a_file(call, run_folder):
+    call("--optim.epochs", "3")
+    straight = load_checkpoint(run_folder / "checkpoints/last.pt")["training"]
+    second = str(run_folder / "checkpoints/epoch_0002.pt")
+    assert call("--optim.epochs", "3", "--resume", second, "--name", "branch").code == 0
+    branch = load_checkpoint(run_folder.with_name("branch") / "checkpoints/last.pt")["training"]
+    assert equal(straight["encoder"], branch["encoder"])
+    assert equal(straight["csre"], branch["csre"])
+
+    call("--name", "other")
+    refused = call("--optim.epochs", "3", "--resume", second, "--name", "other")
+    assert refused.code == 2
+    assert "holds another run" in refused.err
+
+
+def test_fewer_epochs_than_trained_are_refused(call):
+    call()
+    done = call("--optim.epochs", "1")
+    assert done.code == 2
+    assert "optim.epochs" in done.err
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(call, run_folder, monkeypatch):
+    call("--optim.epochs", "1")
+    before = (run_folder / "checkpoints/last.pt").read_bytes()
+    original = Feeder.feed
+
+    def poisoned(self, indices, epoch):
+        batch = original(self, indices, epoch)
+        if self.split == "train":
+            batch.x[batch.indices == 7] = torch.nan
+        return batch
+
+    monkeypatch.setattr(Feeder, "feed", poisoned)
+    updates = []
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *_, **__: updates.append(1))
+    done = call("--optim.epochs", "2")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    order = resolve_small_order(call)
+    assert f"epoch 2, step {order.index(7) // 16 + 1} " in done.err
+    assert len(updates) == order.index(7) // 16
+    assert (run_folder / "checkpoints/last.pt").read_bytes() == before
+
+
+def resolve_small_order(call) -> list[int]:
+    """The order of the 80 training indices in the second epoch."""
+    from feeders.sampling import epoch_order
+
+    return epoch_order(80, 1, 2).tolist()
+
+
+def test_the_encoder_starts_from_the_same_weights_with_and_without_csre(call, tmp_path):
+    config = str(tmp_path / "small.yaml")
+    call("--optim.epochs", "1")  # writes the file
+    with_csre, without = (resolve(["--config", config, *words]) for words in ((), PLAIN))
+    assert with_csre is not None
+    assert without is not None
+    one, other = build(with_csre.config), build(without.config)
+    assert other.csre is None
+    assert equal(dict(one.encoder.state_dict()), dict(other.encoder.state_dict()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--optim.name", "adamw", "--optim.lr", "0.001"),
+        ("--optim.ema_decay", "0.9"),
+        ("--optim.clip_norm", "0.1"),
+        ("--optim.amp", "bf16"),
+        ("--csre.branches", "[global]"),
+        ("--csre.bank.dtype", "float16"),
+        ("--csre.bank.capacity", "3"),
+        ("--data.repeat", "2"),
+        ("--data.stream", "bone_motion"),
+        ("--data.variant", "centred"),
+        ("--model.options.channels", "16"),
+        PLAIN,
+    ],
+    ids=" ".join,
+)
+def test_every_kind_of_run_trains_and_resumes(call, run_folder, words):
+    assert call(*words, "--optim.epochs", "2").code == 0
+    assert call(*words, "--optim.epochs", "6").code == 0
+    losses = [line["cross_entropy"] for line in records(run_folder, "train")]
+    assert len(losses) == 6
+    assert losses[5] < losses[0]
+
+
+def test_the_average_is_what_is_tested(call, run_folder):
+    call("--optim.ema_decay", "0.99")
+    checkpoint = load_checkpoint(run_folder / "checkpoints/last.pt")
+    assert not equal(checkpoint["encoder"], checkpoint["training"]["encoder"])
+    tested = load_scores(run_folder / "scores_last.npz").logits
+    done = call("--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt"), "--name", "again")
+    assert done.code == 0
+    assert np.array_equal(load_scores(run_folder.with_name("again") / "scores_test.npz").logits, tested)
+
+
+def test_training_starts_from_given_weights(call, run_folder):
+    call()
+    weights = str(run_folder / "checkpoints/last.pt")
+    assert call("--weights", weights, "--name", "tuned", "--optim.lr", "1e-9", "--optim.epochs", "1").code == 0
+    tuned = load_checkpoint(run_folder.with_name("tuned") / "checkpoints/last.pt")["encoder"]
+    start = load_checkpoint(run_folder / "checkpoints/last.pt")["encoder"]
+    assert torch.allclose(tuned["conv.weight"], start["conv.weight"], atol=1e-6)
+
+
+def test_a_contrast_that_never_acts_is_loudly_told(call):
+    done = call("--csre.too_few", "skip", "--csre.positives.hard", "128", "--optim.epochs", "1")
+    assert done.code == 0
+    assert "WARNING" in done.out
+    assert "csre.positives" in done.out
+
+
+def test_the_released_reading_trains(call, tmp_path):
+    released = Path(__file__).parents[2] / "config/base/csre_released.yaml"
+    counts = "csre: {positives: {hard: 4}, negatives: {hard: 8, random: 8}}"
+    (tmp_path / "released.yaml").write_text(f"inherits: [small.yaml, {released}]\n{counts}\n")
+    assert call("--optim.epochs", "1", "--config", str(tmp_path / "released.yaml")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--optim.batch_size", "512"), ["optim.batch_size", "512", "80"]),
+        (("--data.path", "/nowhere/at/all"), ["/nowhere/at/all", "data.path"]),
+        (("--model.options.chanels", "3"), ["chanels", "channels"]),
+        (("--csre.reduction", "64"), ["csre", "reduction"]),
+        (("--model.name", "tests.engine.tiny:Missing"), ["Missing"]),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(call, words, said):
+    done = call(*words)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert all(part in done.err for part in said), done.err
+
+
+def test_bad_clips_are_all_named_or_skipped(call, clip_folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in clip_folder.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    names = sorted(path.name for path in broken.iterdir())
+    (broken / names[0]).write_text("{")
+    clip = json.loads((broken / names[1]).read_text())
+    clip["skeletons"][0][3][1] = float("nan")
+    (broken / names[1]).write_text(json.dumps(clip))
+    done = call("--data.path", str(broken))
+    assert done.code == 2
+    assert all(Path(name).stem in done.err for name in names[:2])
+    assert Path(names[2]).stem not in done.err
+    assert "Traceback" not in done.err
+    skipping = call("--data.path", str(broken), "--data.on_bad_clip", "skip", "--optim.epochs", "1")
+    assert skipping.code == 0
+    assert all(Path(name).stem in skipping.out for name in names[:2])

@@ -1,0 +1,32 @@
+"""The smallest encoder that learns, for tests of everything around it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from graph import Skeleton
+from model.encoder import Encoder
+
+
+class TinyEncoder(Encoder):
+    """One convolution over frames; pooling and a linear layer."""
+
+    def __init__(
+        self, *, skeleton: Skeleton, num_classes: int, num_persons: int, window: int, channels: int = 8
+    ) -> None:
+        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        self.norm = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, channels, kernel_size=(3, 1), padding=(1, 0), stride=(2, 1))
+        self.linear = nn.Linear(channels, num_classes)
+        self._shape = (channels, (window + 1) // 2, skeleton.num_joints)
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        return self._shape
+
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        persons = x.permute(0, 4, 1, 2, 3)
+        return self.conv(self.norm(persons.flatten(0, 1))).relu().unflatten(0, persons.shape[:2])
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.linear(features.mean(dim=(1, 3, 4)))

@@ -1,0 +1,103 @@
+"""The NTU family against the published numbers and against a plain loop over frames."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from feeders.transforms.ntu import NTUTransform, centre_crop, crop_resize, rotate, rotation_matrices, train_crop
+
+TOLERANCE = 1e-5
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_test_crop_of_every_clip(published, published_clips):
+    joints = NTUTransform(num_persons=2, window=64).test(published_clips, torch.arange(13))
+    assert joints.dtype == torch.float32
+    assert_close(joints, published["crop_p095_w64"])
+
+
+@pytest.mark.parametrize(("share", "window"), [(0.95, 32), (0.5, 64), (1.0, 100)])
+def test_central_crop_of_other_shares_and_windows(published, published_clips, share, window):
+    clips = torch.from_numpy(published["pick"])
+    start, length = centre_crop(published_clips.frames[clips], share)
+    joints = crop_resize(published_clips, clips, start, length, window, 2)
+    assert_close(joints, published[f"crop_p{round(share * 100):03}_w{window}"])
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_training_crop_with_given_share_and_start(published, published_clips, case):
+    number, share, start, latest_start = published["traincrop_params"][case]
+    clip = torch.tensor([int(number)])
+    share = torch.tensor([share], dtype=torch.float64)
+    latest = torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
+    last_start, length = train_crop(published_clips.frames[clip], share, latest)
+    assert last_start.item() == latest_start
+    joints = crop_resize(published_clips, clip, torch.tensor([int(start)]), length, 64, 2)
+    assert_close(joints[0], published[f"traincrop_{int(number)}"])
+
+
+def test_a_training_crop_keeps_at_least_64_frames_whatever_the_window():
+    frames = torch.tensor([1, 20, 63, 64, 65, 127, 128, 130, 300])
+    half, first = torch.full((9,), 0.5, dtype=torch.float64), torch.zeros(9, dtype=torch.float64)
+    start, length = train_crop(frames, half, first)
+    assert length.tolist() == [1, 20, 63, 64, 64, 64, 64, 65, 150]
+    assert start.tolist() == [0] * 9
+    start, _ = train_crop(frames, half, first + math.nextafter(1, 0))
+    assert (start + length == frames).all()
+
+
+def test_rotation_matrices_and_rotation(published):
+    matrices = rotation_matrices(torch.from_numpy(published["rot_angles"]))
+    assert_close(matrices, published["rot_matrices"])
+    clip = torch.from_numpy(published["crop_p095_w64"][7]).expand(5, -1, -1, -1, -1)
+    assert_close(rotate(clip, matrices), published["rot_clip7"])
+
+
+def test_training_maps_draws_to_crop_and_angles(published_clips):
+    """Share 0.5 + u / 2, start over all possible ones, angles 0.3 (2 u - 1); the second person is turned alike."""
+    transform = NTUTransform(num_persons=2, window=16)
+    clips = torch.tensor([11, 3])
+    draws = torch.tensor([[0.77, 0.5, 0.5, 0.5, 0.5], [0.0, 0.9, 1.0, 0.0, 0.25]], dtype=torch.float64)
+    joints = transform.train(published_clips, clips, draws)
+    # n = 299: floor(299 * 0.885) = 264 frames, start floor(0.5 * 36) = 18; n = 19: everything.
+    straight = crop_resize(published_clips, clips, torch.tensor([18, 0]), torch.tensor([264, 19]), 16, 2)
+    angles = torch.tensor([[0.0, 0.0, 0.0], [0.3, -0.3, -0.15]])
+    assert_close(joints, rotate(straight, rotation_matrices(angles)).numpy())
+    assert not torch.allclose(joints[1], straight[1], atol=1e-2)
+
+
+def test_resize_equals_a_loop_over_frames(make_store):
+    store = make_store([1, 2, 9, 40, 150])
+    for window in (1, 7, 64):
+        joints = crop_resize(store, torch.arange(5), torch.zeros(5, dtype=torch.int64), store.frames, window, 2)
+        for i in range(5):
+            clip = store.clip(i).numpy()
+            for k in range(window):
+                source = max((k + 0.5) * len(clip) / window - 0.5, 0)
+                before = math.floor(source)
+                after = min(before + 1, len(clip) - 1)
+                expected = (1 - source + before) * clip[before] + (source - before) * clip[after]
+                for person, points in enumerate(expected):
+                    np.testing.assert_allclose(joints[i, :, k, :, person].numpy().T, points, atol=1e-4)
+
+
+def test_an_absent_person_stays_exactly_zero(make_store):
+    store = make_store([30, 80])
+    transform = NTUTransform(num_persons=2, window=64)
+    draws = torch.rand(2, 5, dtype=torch.float64)
+    for joints in (transform.train(store, torch.arange(2), draws), transform.test(store, torch.arange(2))):
+        assert (joints[0, ..., 1] == 0).all()
+        assert (joints[1, ..., 1] != 0).all()
+
+
+def test_a_single_frame_is_repeated(published_clips):
+    joints = NTUTransform(num_persons=2, window=64).test(published_clips, torch.tensor([0]))
+    assert (joints == joints[:, :, :1]).all()
+    np.testing.assert_array_equal(joints[0, :, 0, :, 0].numpy().T, published_clips.clip(0)[0, 0].numpy())

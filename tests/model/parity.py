@@ -1,0 +1,108 @@
+"""Published encoders for comparison: their weights by the fixtures' rule, their inputs and their results.
+
+The rule, the arrays and the fair tolerances are those of the README beside the fixtures.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graph import get_skeleton
+from model import Encoder, build_encoder
+
+SKELETONS = {"ntu": "ntu", "ucla": "nw-ucla"}
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """One file of the folder `encoders` of the fixtures, e.g. ctrgcn on the graph `ucla`."""
+
+    file: Path
+    encoder_name: str
+    graph: str
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.file, allow_pickle=False) as archive:
+            return dict(archive)
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        return json.loads(str(self.arrays["meta"]))
+
+    @cached_property
+    def keys(self) -> list[tuple[str, list[int], str]]:
+        """(name, shape, dtype) of every entry of the published state dict."""
+        return json.loads(str(self.arrays["keys"]))
+
+    def build(self, **options: Any) -> Encoder:
+        """Our encoder with the fixture's sizes and freshly initialised weights."""
+        _, _, window, _, persons = self.arrays["input_shape"].tolist()
+        return build_encoder(
+            self.encoder_name,
+            skeleton=get_skeleton(SKELETONS[self.graph]),
+            num_classes=self.arrays["logits"].shape[1],
+            num_persons=persons,
+            window=window,
+            **options,
+        )
+
+    def published_state(self) -> dict[str, Tensor]:
+        """The published state dict that the rule makes."""
+        kept = {name.removeprefix("kept/"): array for name, array in self.arrays.items() if name.startswith("kept/")}
+        return {
+            name: torch.from_numpy(kept[name]) if name in kept else self._by_rule(name, shape, dtype)
+            for name, shape, dtype in self.keys
+        }
+
+    def _by_rule(self, name: str, shape: list[int], dtype: str) -> Tensor:
+        if "int" in dtype:
+            return torch.zeros(shape, dtype=torch.int64)
+        rng = np.random.default_rng(zlib.crc32(name.encode()) ^ self.meta.get("weight_seed_xor", 0))
+        if name.endswith("running_var"):
+            values = 0.5 + rng.random(shape)
+        elif name.endswith("running_mean"):
+            values = 0.1 * rng.standard_normal(shape)
+        elif len(shape) >= 2:
+            values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        elif len(shape) == 1 and name.endswith("weight"):
+            values = 1 + 0.1 * rng.standard_normal(shape)
+        else:
+            values = 0.1 * rng.standard_normal(shape)
+        return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+    def clips(self) -> Tensor:
+        """The input (2, 3, T, V, M), float32; the second person of the second clip is absent."""
+        shape = self.arrays["input_shape"].tolist()
+        x = np.random.default_rng(self.meta.get("input_seed", 7)).standard_normal(shape).astype(np.float32)
+        x[1, ..., 1:] = 0
+        return torch.from_numpy(x)
+
+    def expected(self, name: str) -> Tensor:
+        return torch.from_numpy(self.arrays[name])
+
+
+LABELS = torch.tensor([1, 3])
+"""Classes of the two clips in the loss whose gradient the fixtures hold."""
+
+
+def largest_difference(given: Tensor, expected: Tensor) -> float:
+    """max |given - expected| as a fraction of max |expected|."""
+    assert given.shape == expected.shape
+    expected = expected.double()
+    return ((given.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+def relative_l2(given: Tensor, expected: Tensor) -> float:
+    """|given - expected| / |expected|, Euclidean norms."""
+    assert given.shape == expected.shape
+    return ((given.double() - expected.double()).norm() / expected.double().norm()).item()

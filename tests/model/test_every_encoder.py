@@ -1,0 +1,181 @@
+"""What every registered encoder must do, whatever is in it."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch.nn import functional
+
+from graph import get_skeleton
+from model import EncoderError, build_encoder, list_encoders
+from tests.model.parity import largest_difference
+
+NUM_CLASSES = 5
+WINDOW = 16
+"""Short clips keep the suite short; no encoder has a window of its own."""
+
+KNOWN_DEAD = {
+    "ctrgcn": {
+        r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
+        r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
+    },
+}
+"""Per encoder: parameters (patterns of their names) whose gradient is zero in exact arithmetic, and why."""
+
+
+def build(name, graph="nw-ucla", persons=1, window=WINDOW, seed=0):
+    torch.manual_seed(seed)
+    return build_encoder(
+        name, skeleton=get_skeleton(graph), num_classes=NUM_CLASSES, num_persons=persons, window=window
+    )
+
+
+def clips(encoder, num_clips, seed=1):
+    shape = (num_clips, 3, encoder.window, encoder.skeleton.num_joints, encoder.num_persons)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module", params=list_encoders())
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(name):
+    """An encoder away from its initial values, running statistics included, in evaluation mode; not to be changed."""
+    encoder = build(name, persons=2)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        for _ in range(3):
+            encoder(clips(encoder, 4))
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("graph", ["ntu", "nw-ucla"])
+@pytest.mark.parametrize("persons", [1, 2])
+def test_shapes_and_a_batch_of_one(name, graph, persons):
+    encoder = build(name, graph, persons).eval()
+    for num_clips in (1, 2):
+        x = clips(encoder, num_clips)
+        with torch.no_grad():
+            features = encoder.features(x)
+            logits = encoder.classify(features)
+            assert features.shape == (num_clips, persons, *encoder.feature_shape)
+            assert logits.shape == (num_clips, NUM_CLASSES)
+            assert torch.equal(encoder(x), logits)
+            assert torch.equal(encoder(x, joints=x), logits)
+
+
+def test_feature_shape_follows_window_and_skeleton(name):
+    encoder = build(name, "nw-ucla", persons=1, window=52).eval()
+    with torch.no_grad():
+        assert encoder.features(clips(encoder, 1)).shape[2:] == encoder.feature_shape
+    if name == "ctrgcn":
+        assert encoder.feature_shape == (256, 13, 20)
+
+
+def test_every_parameter_learns_or_is_known_dead(name, trained):
+    encoder = copy.deepcopy(trained).double().train()
+    labels = torch.arange(4) % NUM_CLASSES
+    functional.cross_entropy(encoder(clips(encoder, 4).double()), labels).backward()
+    patterns = list(KNOWN_DEAD.get(name, {}))
+    used = set()
+    for parameter_name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name} takes no part"
+        dead = [pattern for pattern in patterns if re.search(pattern, parameter_name)]
+        used.update(dead)
+        size = parameter.grad.abs().max().item()
+        assert (size < 1e-12) if dead else (size > 1e-9), f"{parameter_name}: largest gradient {size}"
+    assert used == set(patterns), "a pattern of KNOWN_DEAD that matches nothing"
+
+
+def test_evaluation_does_not_depend_on_the_rest_of_the_batch(trained):
+    x = clips(trained, 3)
+    with torch.no_grad():
+        together = trained(x)
+        alone = torch.cat([trained(clip) for clip in x.split(1)])
+        among_others = trained(torch.cat([x[2:], 3 * x[:2]]))[:1]
+    assert largest_difference(alone, together) <= 1e-5
+    assert largest_difference(among_others, together[2:]) <= 1e-5
+    assert largest_difference(together[:1], together[1:2]) > 1e-3, "the logits say nothing about the clips"
+
+
+def test_every_person_counts(trained):
+    x = clips(trained, 1)
+    for person in range(trained.num_persons):
+        changed = x.clone()
+        changed[..., person] = 0
+        with torch.no_grad():
+            assert largest_difference(trained(changed), trained(x)) > 1e-3
+
+
+def test_state_dict_round_trip(name, trained):
+    other = build(name, persons=2, seed=3).eval()
+    x = clips(trained, 2)
+    with torch.no_grad():
+        assert not torch.equal(other(x), trained(x))
+        other.load_state_dict(trained.state_dict())
+        assert torch.equal(other(x), trained(x))
+
+
+def test_evaluation_leaves_the_state_alone(trained):
+    before = copy.deepcopy(trained.state_dict())
+    with torch.no_grad():
+        trained(clips(trained, 2))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in trained.state_dict().items())
+
+
+def test_bfloat16_autocast(trained):
+    encoder = copy.deepcopy(trained)
+    x = clips(encoder, 4)
+    with torch.no_grad():
+        exact = encoder(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = encoder(x)
+    assert largest_difference(rounded.float(), exact) <= 0.1
+
+    encoder.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = functional.cross_entropy(encoder(x), torch.zeros(4, dtype=torch.int64))
+    loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 20, 20, 2), "20 frames .* where 16 belong"),
+        ((1, 3, 16, 25, 2), "25 joints where 20 belong"),
+        ((1, 3, 16, 20, 1), "1 persons .* where 2 belong"),
+        ((1, 2, 16, 20, 2), "2 coordinates where 3 belong"),
+        ((3, 16, 20, 2), r"\(3, 16, 20, 2\), expected \(N, C, T, V, M\) = \(N, 3, 16, 20, 2\)$"),
+    ],
+)
+def test_clips_of_another_shape_are_refused(trained, shape, message):
+    with pytest.raises(EncoderError, match=rf"x has shape .*{message}"):
+        trained(torch.zeros(shape))
+    with pytest.raises(EncoderError, match=rf"joints has shape .*{message}"):
+        trained(clips(trained, 1), joints=torch.zeros(shape))
+
+
+def test_whole_numbers_are_refused(trained):
+    with pytest.raises(EncoderError, match=r"x is torch\.int64, expected a float tensor"):
+        trained(clips(trained, 1).long())
+
+
+@pytest.mark.parametrize("argument", ["num_classes", "num_persons", "window"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "2"])
+def test_sizes_that_are_no_counts_are_refused(name, argument, value):
+    sizes = {"num_classes": 5, "num_persons": 1, "window": 16} | {argument: value}
+    with pytest.raises(EncoderError, match=f"{argument}: {value!r}"):
+        build_encoder(name, skeleton=get_skeleton("ntu"), **sizes)
+
+
+def test_a_skeleton_by_name_is_refused(name):
+    with pytest.raises(EncoderError, match=r"skeleton: 'ntu' is no graph\.Skeleton; make one with get_skeleton"):
+        build_encoder(name, skeleton="ntu", num_classes=5)

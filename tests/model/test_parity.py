@@ -1,0 +1,62 @@
+"""Every encoder computes what its published implementation computes, with weights from the importer that users use."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from model import list_encoders, load_published_weights
+from tests.model.parity import LABELS, SKELETONS, Fixture, largest_difference, relative_l2
+
+
+@pytest.fixture(scope="module", params=[(name, graph) for name in list_encoders() for graph in SKELETONS], ids="-".join)
+def fixture(request, shared):
+    name, graph = request.param
+    return Fixture(shared / "parity" / "encoders" / f"{name}_{graph}.npz", name, graph)
+
+
+@pytest.fixture(scope="module")
+def encoder(fixture):
+    """Float32, evaluation mode, published weights. Tests that change it take a copy."""
+    encoder = fixture.build()
+    load_published_weights(encoder, fixture.published_state())
+    return encoder.eval()
+
+
+def test_number_of_parameters(fixture, encoder):
+    assert sum(p.numel() for p in encoder.parameters()) == fixture.arrays["params"]
+
+
+def test_published_names_are_all_used_and_no_others(fixture, encoder):
+    named = [name for source in encoder.published_names().values() for name in source.names]
+    assert sorted(named) == sorted(name for name, _, _ in fixture.keys)
+
+
+def test_evaluation_in_single_precision(fixture, encoder):
+    with torch.no_grad():
+        features = encoder.features(fixture.clips())
+        logits = encoder.classify(features)
+    assert features.shape[2:] == encoder.feature_shape
+    assert largest_difference(features.flatten(0, 1), fixture.expected("features")) <= 5e-4
+    assert largest_difference(logits, fixture.expected("logits")) <= 2e-5
+
+
+def test_training_logits_in_single_precision(fixture, encoder):
+    trained = copy.deepcopy(encoder).train()
+    assert largest_difference(trained(fixture.clips()).detach(), fixture.expected("train_logits")) <= 1e-5
+
+
+def test_double_precision(fixture, encoder):
+    double = copy.deepcopy(encoder).double()
+    x = fixture.clips().double().requires_grad_()
+    with torch.no_grad():
+        assert largest_difference(double(x), fixture.expected("logits64")) <= 1e-9
+
+    logits = double.train()(x)
+    functional.cross_entropy(logits, LABELS).backward()
+    assert largest_difference(logits.detach(), fixture.expected("train_logits64")) <= 1e-9
+    assert x.grad is not None
+    assert relative_l2(x.grad, fixture.expected("input_grad64")) <= 1e-6
