@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import nn
 
 from engine.optim import autocast
 from engine.progress import progress
 from engine.schema import OptimConfig
 from feeders.feeder import Feeder
+from model import Encoder
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Accuracy:
 
 
 @torch.inference_mode()
-def predict(encoder: nn.Module, feeder: Feeder, config: OptimConfig, device: torch.device) -> np.ndarray:
+def predict(encoder: Encoder, feeder: Feeder, config: OptimConfig, device: torch.device) -> np.ndarray:
     """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: CSRE costs nothing here."""
     encoder.eval()
     logits = []
@@ -63,7 +63,7 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
 
 @torch.inference_mode()
 def pooled_features(
-    encoder: nn.Module, feeder: Feeder, clips: int, config: OptimConfig, device: torch.device
+    encoder: Encoder, feeder: Feeder, clips: int, config: OptimConfig, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """The last feature map, averaged over persons, frames and joints (n, C), and labels of evenly chosen clips."""
     encoder.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from feeders.benchmarks import get_benchmark
 from feeders.feeder import Feeder
 from feeders.open import open_store, place_store
 from graph import get_skeleton
-from model import build_encoder
-from model.encoder import Encoder
+from model import Encoder, build_encoder
 
 
 @dataclass
@@ -57,7 +57,10 @@ class Experiment:
     @property
     def tested_encoder(self) -> Encoder:
         """The encoder that tests use: the moving average where there is one."""
-        return self.encoder if self.average is None else self.average.module
+        if self.average is None:
+            return self.encoder
+        assert isinstance(self.average.module, Encoder)
+        return self.average.module
 
     def save(self, best: bool = False) -> None:
         """Write the checkpoint of this epoch; it becomes `last`, and `best` if so asked."""
@@ -134,14 +137,17 @@ def build(config: RunConfig) -> Experiment:
     opened = open_store(benchmark, config.data.path, config.data.on_bad_clip)
     store = place_store(opened.store, config.data.placement, device)
     window = config.data.window or benchmark.window
-    shared = {
-        "stream": config.data.stream,
-        "variant": config.data.variant,
-        "window": window,
-        "seed": config.seed,
-    }
-    train_clips = Feeder(store, benchmark, split="train", repeat=config.data.repeat, **shared)
-    test_clips = Feeder(store, benchmark, split="test", **shared)
+    feeder = partial(
+        Feeder,
+        store,
+        benchmark,
+        stream=config.data.stream,
+        variant=config.data.variant,
+        window=window,
+        repeat=config.data.repeat,
+        seed=config.seed,
+    )
+    train_clips, test_clips = feeder(split="train"), feeder(split="test")
 
     torch.manual_seed(config.seed)  # before the encoder: its weights are then the same with and without CSRE
     encoder = build_encoder(

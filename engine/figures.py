@@ -71,7 +71,7 @@ def draw_tsne(points: np.ndarray, labels: np.ndarray, classes: Sequence[str], ti
     for index, name in enumerate(classes):
         mine = labels == index
         if mine.any():
-            axes.scatter(*points[mine].T, s=12, color=colours[index], label=name)
+            axes.scatter(points[mine, 0], points[mine, 1], s=12, color=colours[index], label=name)
     axes.set(xticks=[], yticks=[], title=title)
     if len(classes) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")

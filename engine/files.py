@@ -10,7 +10,7 @@ from typing import IO
 from engine.errors import RunError
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a temporary name, flush it to the disk, then give it its name.
 
     Raises:

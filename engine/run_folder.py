@@ -82,7 +82,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file atomically."""
-        write_atomically(self.path / name, lambda file: file.write(text.encode()) and None)
+        write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""

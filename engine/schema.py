@@ -228,7 +228,7 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return ()
 
 
-def leaves(schema: type = RunConfig, prefix: str = "") -> dict[str, Leaf]:
+def leaves(schema: Any = RunConfig, prefix: str = "") -> dict[str, Leaf]:
     """All settings of a schema by dotted key, in the order of their declaration."""
     hints = get_type_hints(schema)
     found: dict[str, Leaf] = {}
@@ -242,7 +242,7 @@ def leaves(schema: type = RunConfig, prefix: str = "") -> dict[str, Leaf]:
     return found
 
 
-def instantiate(values: dict[str, Any], schema: type = RunConfig, prefix: str = "") -> Any:
+def instantiate(values: dict[str, Any], schema: Any = RunConfig, prefix: str = "") -> Any:
     """Build the dataclasses from a value for every dotted key."""
     hints = get_type_hints(schema)
     return schema(

@@ -176,8 +176,8 @@ class RefinedGraphConvolution(nn.Module):
         refinement = torch.matmul(self.alpha * self.refine_weight, difference.flatten(-2))  # (n, k, C_out, u * v)
         refinement = refinement.unflatten(-1, (joints, joints)).permute(0, 2, 3, 1, 4)
         shared = (self.alpha * self.refine_bias)[:, :, None, None] + self.topology.unsqueeze(1)  # (k, C_out, u, v)
-        # The sum is the largest tensor here. It takes the memory order of its first term, so that nobody has to rearrange
-        # it, and under autocast the precision of the matrix product that it enters next.
+        # The sum is the largest tensor here. It takes the memory order of its first term, so that it need not be
+        # rearranged later, and under autocast the precision of the matrix product that it enters next.
         return shared.permute(1, 2, 0, 3).contiguous().to(refinement.dtype) + refinement
 
     def published_names(self) -> dict[str, Source]:

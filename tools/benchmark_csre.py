@@ -14,7 +14,7 @@ from csre import CSRE, ContrastOptions
 from csre.reference import reference_contrast
 from csre.similarity import normalise_rows
 from graph import get_skeleton
-from model import build_encoder
+from model import Encoder, build_encoder
 
 DIM = 256
 
@@ -104,7 +104,7 @@ def _plain_step(csre: CSRE, labels: Tensor, indices: Tensor) -> Callable[[], Non
 
 
 def _training_step(
-    encoder: torch.nn.Module, csre: CSRE | None, x: Tensor, labels: Tensor, indices: Tensor
+    encoder: Encoder, csre: CSRE | None, x: Tensor, labels: Tensor, indices: Tensor
 ) -> Callable[[], None]:
     """Forward and backward of encoder, cross entropy and, if given, CSRE; no optimiser."""
     encoder.train()
