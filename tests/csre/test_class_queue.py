@@ -66,7 +66,8 @@ def test_an_anchor_that_was_pushed_out_is_still_contrasted():
 
 def test_what_is_not_storable_takes_no_turn():
     queue = ClassQueue(LABELS, 2, capacity=2)
-    queue.write(torch.tensor([[0.0, 0.0], [1.0, 5.0], [1.0, 6.0]]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 99]))
+    rows = torch.tensor([[1.0, 5.0], [1.0, 6.0], [0.0, 0.0]])
+    queue.write(rows, torch.tensor([1, 3, 0]), torch.tensor([1, 99, 0]))  # foreign label, foreign index, zero row
     assert queue.turn.tolist() == [0, 0, 0, 0]
     assert not queue.written.any()
 
