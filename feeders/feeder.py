@@ -82,7 +82,7 @@ class Feeder:
         self.labels = store.labels.cpu()[self._clips].repeat(repeat if split == "train" else 1)
         skeleton = get_skeleton(benchmark.skeleton)
         self._transform = build_transform(benchmark, skeleton, window)
-        self._build_stream = StreamBuilder(stream, variant, skeleton.parents, skeleton.root).to(store.device)
+        self._build_stream = StreamBuilder(stream, variant, skeleton, store.device)
         self._draws_of: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -122,9 +122,8 @@ class Feeder:
         smaller. Raises `DataError` when a training split does not fill one batch.
         """
         indices = self.epoch_indices(epoch)
-        stop = self.num_batches(batch_size) * batch_size
-        for batch in indices[start * batch_size : stop].split(batch_size):
-            yield self.feed(batch, epoch)
+        for number in range(start, self.num_batches(batch_size)):
+            yield self.feed(indices[number * batch_size : (number + 1) * batch_size], epoch)
 
     def epoch_indices(self, epoch: int) -> Tensor:
         """All indices in the order of this epoch, (len(self),) int64 on the CPU: shuffled in training only."""

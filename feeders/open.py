@@ -83,7 +83,7 @@ def _read(benchmark: Benchmark, place: Path) -> tuple[PackedStore | None, list[B
 
 
 def _remark_on_counts(store: PackedStore, benchmark: Benchmark) -> list[str]:
-    """A remark per side that has other than the known number of clips."""
+    """A remark per side that has other than the known number of clips; `DataError` for a side that has none."""
     remarks = []
     for split in SPLITS:
         found, expected = len(split_clips(store, benchmark, split)), benchmark.expected_clips[split]

@@ -9,23 +9,24 @@ Shapes: N clips, C = 3 coordinates, T frames, V joints, M persons.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from feeders.choices import STREAMS, VARIANTS, Stream, Variant
 from feeders.errors import unknown_choice
+from graph import Skeleton
 
 
 class StreamBuilder:
-    """Makes one stream of joints (N, 3, T, V, M), in their dtype and on their device.
+    """Makes one stream of joints (N, 3, T, V, M) on `device`, in their dtype.
 
-    parents: parent of each joint, the root's is itself. root: the joint that the centred variant refers to.
-    Raises `DataError` for an unknown stream or variant.
+    Bones lead from a joint to its parent in the skeleton; the centred variant refers to the skeleton's root. Raises
+    `DataError` for an unknown stream or variant.
     """
 
-    def __init__(self, stream: Stream, variant: Variant, parents: Sequence[int], root: int) -> None:
+    def __init__(
+        self, stream: Stream, variant: Variant, skeleton: Skeleton, device: torch.device | str = "cpu"
+    ) -> None:
         if stream not in STREAMS:
             raise unknown_choice("data.stream", stream, STREAMS)
         if variant not in VARIANTS:
@@ -33,8 +34,8 @@ class StreamBuilder:
         self.is_bone = stream.startswith("bone")
         self.is_motion = stream.endswith("motion")
         self.is_centred = variant == "centred"
-        self.parents = torch.tensor(parents)
-        self.root = root
+        self.parents = torch.tensor(skeleton.parents, device=device)
+        self.root = skeleton.root
 
     def __call__(self, joints: Tensor) -> Tensor:
         """The stream of these joints; for the plain joint stream the very tensor given."""
@@ -48,11 +49,6 @@ class StreamBuilder:
         if self.is_motion:
             stream = forward_difference(stream)
         return stream
-
-    def to(self, device: torch.device | str) -> StreamBuilder:
-        """Itself, with its index on `device`."""
-        self.parents = self.parents.to(device)
-        return self
 
 
 def forward_difference(x: Tensor) -> Tensor:

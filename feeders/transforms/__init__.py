@@ -1,8 +1,8 @@
 """Crop, resampling and augmentation of whole batches, one family per benchmark kind.
 
 A family turns clips of a packed store into raw joints (N, 3, T, V, M), with or without augmentation; its constructor
-takes the skeleton, the number of persons M and the window T. Bad luck and good luck come from outside: `train` gets
-one row of uniform numbers per clip and maps them to parameters, so that equal rows give equal clips.
+takes the skeleton, the number of persons M and the window T. Chance comes from outside: `train` gets one row of
+uniform numbers per clip and maps it to parameters, so that equal rows give equal clips.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def batch(csre, clips=6, dtype=torch.float32):
     return torch.randn(clips, 2, *SHAPE, dtype=dtype), bank_labels[indices], indices
 
 
-def filled(labels=None, **options):  # noqa: ANN003
+def filled(labels=None, **options):
     """A CSRE whose banks have seen every training clip."""
     labels = torch.arange(40) % 4 if labels is None else labels
     csre = CSRE(SHAPE, labels, **SMALL | options)

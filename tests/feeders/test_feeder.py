@@ -84,6 +84,7 @@ def test_an_epoch_resumes_at_a_batch(store):
     for batch, expected in zip(resumed, whole[2:], strict=True):
         assert torch.equal(batch.indices, expected.indices)
         assert torch.equal(batch.x, expected.x)
+    assert list(feeder.epoch(1, 5, start=4)) == []
 
 
 def test_joints_are_those_that_the_stream_was_made_from(store):
@@ -94,7 +95,7 @@ def test_joints_are_those_that_the_stream_was_made_from(store):
     for stream, variant in (("bone", "plain"), ("joint", "centred"), ("bone_motion", "centred")):
         batch = Feeder(store, BENCHMARK, "train", stream=stream, variant=variant).feed(torch.arange(8), 0)
         assert torch.equal(batch.joints, plain.x)
-        assert torch.equal(batch.x, StreamBuilder(stream, variant, skeleton.parents, skeleton.root)(plain.x))
+        assert torch.equal(batch.x, StreamBuilder(stream, variant, skeleton)(plain.x))
 
 
 def test_window_and_repeat_default_to_the_benchmark(store):

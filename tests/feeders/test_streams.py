@@ -14,8 +14,7 @@ from graph import get_skeleton
 
 
 def build(stream, variant, skeleton_name):
-    skeleton = get_skeleton(skeleton_name)
-    return StreamBuilder(stream, variant, skeleton.parents, skeleton.root)
+    return StreamBuilder(stream, variant, get_skeleton(skeleton_name))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

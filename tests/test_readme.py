@@ -1,0 +1,87 @@
+"""The README's code runs, and the files and commands that it names are there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from graph import get_skeleton
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def block(word: str) -> str:
+    found = [code for code in BLOCKS if word in code]
+    assert len(found) == 1
+    return found[0]
+
+
+class ForeignEncoder(nn.Module):
+    """Somebody else's network: a map of (N, 2 persons, 64, 16, 25) and logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow = nn.Linear(3, 64)
+        self.last = nn.Linear(64, 4)
+
+    def forward(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.grow(clips.movedim(2, -1)).movedim(-1, 2)
+        return features, self.last(features.mean(dim=(1, 3, 4)))
+
+
+def test_csre_goes_into_a_foreign_training_loop():
+    torch.manual_seed(0)
+    train_labels = torch.arange(32) % 4
+    clips = torch.randn(32, 2, 3, 16, 25)
+    encoder = ForeignEncoder()
+    before = encoder.grow.weight.detach().clone()
+    loader = [(clips[part], train_labels[part], part) for part in torch.randperm(32).split(8)]
+    names = {"encoder": encoder, "train_labels": train_labels, "loader": loader}
+    exec(block("train_labels"), names)
+    csre = names["csre"]
+    assert all(bank.written.all() for bank in csre.banks.values())
+    assert all(share == 1 for share in csre.active_share.values())
+    assert not torch.equal(before, encoder.grow.weight)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in csre.parameters())
+
+
+def test_an_encoder_of_ones_own_trains_from_the_front_door(tmp_path, monkeypatch, capsys):
+    import main
+
+    (tmp_path / "tiny.py").write_text(block("TinyEncoder"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "run.yaml").write_text(
+        f"inherits: {REPOSITORY}/config/demo/ctrgcn_csre_joint.yaml\n"
+        f"optim: {{epochs: 1}}\nlog: {{tsne_clips: 0}}\nwork_dir: {tmp_path}/runs\n"
+        f"data: {{path: {tmp_path}/demo}}\n"
+    )
+    words = ["--model.name", "tiny:TinyEncoder", "--model.options", "{}", "--name", "tiny", "--device", "cpu"]
+    assert main.main(["--config", str(tmp_path / "run.yaml"), *words]) == 0, capsys.readouterr().err
+    assert (tmp_path / "runs/demo/tiny/scores_last.npz").exists()
+    encoder = sys.modules["tiny"].TinyEncoder(skeleton=get_skeleton("ntu"), num_classes=3)
+    assert encoder(torch.randn(2, 3, 64, 25, 2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:config|docs|data)/[\w./-]+\.(?:yaml|md|svg|png)", README))))
+def test_every_file_that_is_named_is_there(path):
+    assert (REPOSITORY / path).exists()
+
+
+def test_the_method_stands_as_a_picture_in_the_readme():
+    assert re.search(r"!\[[^]]+\]\(docs/method\.svg\)", README)
+
+
+def test_every_flag_that_is_named_exists(capsys):
+    from engine.schema import leaves
+
+    known = {f"--{key}" for key in leaves()} | {"--config", "--help", "--print_config"}
+    named = {flag.rstrip(".") for flag in re.findall(r"(?<![\w-])--[a-z][\w.]*", README)}
+    of_ensemble = {"--weights", "--fit", "--labels", "--streams", "--work_dir"}
+    assert {flag for flag in named - known - of_ensemble if not flag.startswith("--model.options")} == set()
