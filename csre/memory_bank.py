@@ -208,4 +208,5 @@ def check_labels(labels: Tensor | Sequence[int]) -> Tensor:
     if int(tensor.min()) < 0:
         position = int(tensor.argmin())
         raise CSREError(f"labels[{position}] is {int(tensor[position])}: class numbers start at 0")
-    return tensor.detach().to(torch.int64, copy=True)
+    # A module starts on the default device, wherever its labels came from.
+    return tensor.detach().to(torch.get_default_device(), torch.int64, copy=True)

@@ -10,14 +10,11 @@ D dimensions of a contrasted feature.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from csre.errors import CSREError, check_choice
-
-Branch: TypeAlias = Literal["spatial", "temporal", "global"]
 
 # The axes of (N, M, C, T, V) that a branch pools. "global" keeps neither frames nor joints: the paper's Table 5.
 POOLED_AXES: dict[str, tuple[int, ...]] = {"spatial": (3,), "temporal": (4,), "global": (3, 4)}

@@ -3,12 +3,27 @@
     skeleton = get_skeleton("ntu")                   # or "nw-ucla", or the path of your own YAML file
     skeleton.num_joints, skeleton.parents, skeleton.bone_pairs
     spatial_partition(skeleton)                      # (3, V, V) float32
+    hop_distances(skeleton)                          # (V, V) int64
+    joint_groups(skeleton), joint_operator(skeleton, order=1)
 
 Nothing here imports torch, so configuration checks can use it at once.
 """
 
 from graph.adjacency import spatial_partition
+from graph.hops import hop_distances, with_tips_on_hands
+from graph.joint_operator import joint_operator
+from graph.partitions import joint_groups
 from graph.reader import get_skeleton, list_skeletons
 from graph.skeleton import Skeleton, SkeletonError
 
-__all__ = ["Skeleton", "SkeletonError", "get_skeleton", "list_skeletons", "spatial_partition"]
+__all__ = [
+    "Skeleton",
+    "SkeletonError",
+    "get_skeleton",
+    "hop_distances",
+    "joint_groups",
+    "joint_operator",
+    "list_skeletons",
+    "spatial_partition",
+    "with_tips_on_hands",
+]

@@ -50,6 +50,11 @@ def get_skeleton(name_or_path: str | Path) -> Skeleton:
     )
 
 
+def built_in_name(skeleton: Skeleton) -> str | None:
+    """The name of the built-in skeleton that has the same joints, whatever its bones; None when there is none."""
+    return next((name for name in list_skeletons() if _read_own(name).joint_names == skeleton.joint_names), None)
+
+
 @functools.cache
 def _read_own(name: str) -> Skeleton:
     return _read(_OWN_FOLDER / f"{name}.yaml")

@@ -24,9 +24,9 @@ def batch(csre, clips=6, dtype=torch.float32):
     return torch.randn(clips, 2, *SHAPE, dtype=dtype), bank_labels[indices], indices
 
 
-def filled(labels=None, **options):
+def filled(**options):
     """A CSRE whose banks have seen every training clip."""
-    labels = torch.arange(40) % 4 if labels is None else labels
+    labels = torch.arange(40) % 4
     csre = CSRE(SHAPE, labels, **SMALL | options)
     indices = torch.arange(len(labels))
     csre(torch.randn(len(labels), 2, *SHAPE), labels, indices)

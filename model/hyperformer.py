@@ -1,0 +1,171 @@
+"""Hyperformer: Hypergraph Transformer (arXiv 2211.09590).
+
+    block                C_in -> C_out   stride   residual of the block   skip of the attention
+    l1                      3 -> 216       1      1x1 convolution + BN    1x1 convolution
+    l2-l4, l6-l7, l9-l10  216 -> 216       1      identity                identity
+    l5, l8                216 -> 216       2      1x1 convolution + BN    identity
+
+    clips (N, 3, T, V, M) -> PersonNorm -> l1 ... l10 -> features (N, M, 216, T / 4, V) -> PooledClassifier -> (N, K)
+    block(x) = ReLU( MultiScaleTemporal( HypergraphAttention(x) ) + residual(x) )
+
+Letters: N clips, M persons, n = N * M skeletons, C channels, H = 9 heads, d = C / H = 24, T frames, V joints, K classes,
+G groups of joints (hyper-edges); i the joint that receives (query), j the joint that gives (key).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graph import Skeleton, SkeletonError, hop_distances, joint_groups, with_tips_on_hands
+from graph.partitions import Partition
+from model.blocks import MultiScaleTemporal, PersonNorm, PooledClassifier, residual_path
+from model.drop_path import DropPath
+from model.encoder import COORDINATES, Encoder, check_positive, check_probability
+from model.errors import EncoderError
+from model.published import Source, same, within
+
+HEADS = 9
+OUTPUT_GROUPS = 6
+"""Groups of the convolution after the attention; published so, and not the number of heads."""
+STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
+"""Of l1 to l10."""
+
+
+class Hyperformer(Encoder):
+    """The encoder of the table above.
+
+    Args:
+        skeleton, num_classes, num_persons, window: see model.build_encoder.
+        partition: the groups of joints, see graph.joint_groups: `published`, `published_bone` (for the bone streams;
+            another than `published` on NW-UCLA only) or `parts` of the skeleton.
+        channels: of all blocks, a multiple of 36.
+        drop_path: probability with which l10 drops a skeleton's attention in training; it grows evenly from 0 at l1.
+        dropout: probability before the classifier.
+    """
+
+    classifier = "fc.linear"
+
+    def __init__(
+        self,
+        *,
+        skeleton: Skeleton,
+        num_classes: int,
+        num_persons: int = 2,
+        window: int = 64,
+        partition: Partition = "published",
+        channels: int = 216,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        check_positive("channels", channels)
+        if channels % 36:
+            raise EncoderError(f"channels: {channels} is no multiple of 36; take {max(36, channels // 36 * 36)}")
+        check_probability("drop_path", drop_path)
+        check_probability("dropout", dropout)
+        try:
+            groups = torch.tensor(joint_groups(skeleton, partition))
+        except SkeletonError as error:
+            raise EncoderError(str(error)) from None
+        hops = torch.from_numpy(hop_distances(with_tips_on_hands(skeleton)))
+        self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
+        self.blocks = nn.ModuleDict()
+        in_channels, frames = COORDINATES, window
+        for index, stride in enumerate(STRIDES):
+            rate = drop_path * index / (len(STRIDES) - 1)
+            self.blocks[f"l{index + 1}"] = Block(in_channels, channels, hops, groups, stride=stride, drop_path=rate)
+            in_channels, frames = channels, math.ceil(frames / stride)
+        self.fc = PooledClassifier(channels, num_classes, dropout)
+        self._feature_shape = (channels, frames, skeleton.num_joints)
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        return self._feature_shape
+
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        hidden = self.data_bn(x)
+        for block in self.blocks.values():
+            hidden = block(hidden)
+        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.fc(features)
+
+    def published_names(self) -> dict[str, Source]:
+        table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
+        for name, block in self.blocks.items():
+            assert isinstance(block, Block)
+            table |= within(f"blocks.{name}", name, block.published_names())
+        return table
+
+
+class Block(nn.Module):
+    """Attention among joints, temporal convolutions, residual; (n, C_in, V, T) -> (n, C, V, ceil(T / stride))."""
+
+    def __init__(
+        self, in_channels: int, channels: int, hops: Tensor, groups: Tensor, *, stride: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.attention = HypergraphAttention(in_channels, channels, hops, groups, drop_path)
+        self.tcn = MultiScaleTemporal(channels, stride)
+        self.residual = residual_path(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.tcn(self.attention(x)) + self.residual(x), inplace=True)
+
+    def published_names(self) -> dict[str, Source]:
+        table = within("attention", "vit1", self.attention.published_names())
+        table |= within("tcn", "tcn1", self.tcn.published_names())
+        return table | same(self.residual, "residual", "residual")
+
+
+class HypergraphAttention(nn.Module):
+    """Self-attention among the joints of a frame, hyper-edges included; (n, C_in, V, T) -> (n, C, V, T).
+
+        q, k, v = 1x1 convolutions of LayerNorm(x)
+        e[j]    = 1x1 convolution of the mean of x (not normalised) over the joints of j's group
+        S[i, j] = ( q_i · (k_j + rpe[hops[i, j]] + e_j) + w1 · e_j ) / √d                for each head
+        y_i     = Σ_j ( alpha softmax_j(S[i, j]) + outer[i, j] ) v_j
+        output  = skip(x) + grouped 1x1 convolution of y
+
+    The heads are consecutive slices of the channels. At first alpha is 0 and outer the identity: a block begins as a
+    map of each joint by itself.
+    """
+
+    group_mean: Tensor
+    membership: Tensor
+    hops: Tensor
+
+    def __init__(self, in_channels: int, channels: int, hops: Tensor, groups: Tensor, drop_path: float) -> None:
+        super().__init__()
+        joints, self.head_channels = len(groups), channels // HEADS
+        self.norm = nn.LayerNorm(in_channels)
+        self.to_qkv = nn.Linear(in_channels, 3 * channels, bias=False)
+        self.to_groups = nn.Linear(in_channels, channels, bias=False)
+        self.skip = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.rpe = nn.Parameter(torch.zeros(int(hops.max()) + 1, HEADS, self.head_channels))
+        self.w1 = nn.Parameter(torch.zeros(HEADS, self.head_channels))
+        self.outer = nn.Parameter(torch.eye(joints).repeat(HEADS, 1, 1))
+        self.alpha = nn.Parameter(torch.zeros(1))
+        self.project = nn.Conv2d(channels, channels, 1, groups=OUTPUT_GROUPS)
+        self.drop_path = DropPath(drop_path)
+        membership = functional.one_hot(groups).to(self.rpe.dtype)  # (V, G)
+        self.register_buffer("membership", membership, persistent=False)
+        self.register_buffer("group_mean", (membership / membership.sum(dim=0)).T, persistent=False)
+        self.register_buffer("hops", hops, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def published_names(self) -> dict[str, Source]:
+        table = same(self.norm, "norm", "norm1") | same(self.project, "project", "attn.proj")
+        table |= {
+            "to_qkv.weight": Source(("attn.q.weight", "attn.kv.weight")),
+            "to_groups.weight": Source(("pe_proj.weight",)),
+        }
+        table |= {name: Source((f"attn.{name}",)) for name in ("rpe", "w1", "outer", "alpha")}
+        return table | same(self.skip, "skip", "skip_proj")
