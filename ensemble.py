@@ -12,7 +12,7 @@ from typing import NoReturn
 from engine.fusion_presets import EQUAL, PRESETS
 from engine.fusion_report import Fit, report_named, report_sets
 from engine.scores import ScoresError
-from engine.text import did_you_mean
+from graph.nearest import did_you_mean
 
 NEED_SCORES = ("epoch", "fit", "fit_on_test_labels", "folds", "seed", "labels", "streams", "benchmark")
 

@@ -20,9 +20,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from engine.config_files import Setting, read_settings
 from engine.errors import ConfigError
 from engine.schema import EXECUTION_KEYS, Leaf, RunConfig, flatten, instantiate, leaves
-from engine.text import did_you_mean
 from feeders.benchmarks import get_benchmark
 from feeders.errors import DataError
+from graph.nearest import did_you_mean
 from model import list_encoders
 
 COMMAND_LINE = "command line"
@@ -204,7 +204,8 @@ def _owner(key: str) -> str | None:
 
 def _nearest_key(key: str) -> str:
     same_name = [known for known in LEAVES if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"; did you mean {same_name[0]}?" if same_name else did_you_mean(key, LEAVES) or "; see --help for all keys"
+    nearest = f" (did you mean {same_name[0]!r}?)" if same_name else did_you_mean(key, LEAVES)
+    return nearest or "; see --help for all keys"
 
 
 def _check(key: str, leaf: Leaf, value: Any, origin: str, parser: ArgumentParser) -> None:

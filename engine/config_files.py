@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from engine.errors import ConfigError
-from engine.text import did_you_mean
+from graph.nearest import did_you_mean
 
 
 class Setting(NamedTuple):

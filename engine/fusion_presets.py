@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.scores import ScoresError
-from engine.text import did_you_mean
+from graph.nearest import did_you_mean
 
 _J, _B, _JM, _BM = "joint", "bone", "joint_motion", "bone_motion"
 

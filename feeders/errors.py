@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from graph.nearest import did_you_mean
 
 LISTED_AT_MOST = 20
 
@@ -45,6 +46,4 @@ def describe_bad_clips(bad_clips: Sequence[BadClip]) -> str:
 def unknown_choice(key: str, value: object, known: Iterable[str]) -> DataError:
     """The error for a value that is not among the known ones, with the nearest of them."""
     known = list(known)
-    nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return DataError(f"{key}: unknown value {value!r}; {hint}(known: {', '.join(known)})")
+    return DataError(f"{key}: unknown value {value!r}{did_you_mean(str(value), known)}; known are {', '.join(known)}")

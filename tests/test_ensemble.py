@@ -196,13 +196,13 @@ def test_refusals_of_published_scores(refused, reference):
     assert "carries no labels" in refused(*files)
     assert "--labels FILE" in refused(*files)
     assert "3 weights for 4 streams" in refused(*with_labels, "--weights", 1, 2, 3)
-    assert "did you mean hyperformer" in refused(*with_labels, "--weights", "hyperfromer")
+    assert "did you mean 'hyperformer'" in refused(*with_labels, "--weights", "hyperfromer")
     assert "numbers or one preset" in refused("--labels", labels, "--weights", "ctrgcn", *files)
     assert "add --benchmark" in refused(*with_labels, "--weights", "frhead")
     assert "defined there are equal, agcn, ctrgcn, infogcn" in refused(
         *files[:2], "--labels", labels, "--weights", "frhead", "--benchmark", "nw-ucla"
     )
-    assert "did you mean bone?" in refused(*with_labels, "--streams", "joint", "bnoe", "joint_motion", "bone_motion")
+    assert "did you mean 'bone'" in refused(*with_labels, "--streams", "joint", "bnoe", "joint_motion", "bone_motion")
     assert "2 names for 4 score files" in refused(*with_labels, "--streams", "joint", "bone")
     assert "add --streams" in refused(*files, files[0], "--labels", labels)
     assert "cannot be read" in refused(*files, "--labels", labels.with_name("none.npz"))
@@ -402,7 +402,7 @@ def test_sets_whose_clips_differ_are_left_out(run, tmp_path):
 def test_refusals_of_the_table(refused, tmp_path):
     assert "no such folder" in refused("--work_dir", tmp_path / "none")
     assert "no finished runs in it" in refused("--work_dir", tmp_path)
-    assert "did you mean ctrgcn" in refused("--work_dir", tmp_path, "--weights", "ctrgc")
+    assert "did you mean 'ctrgcn'" in refused("--work_dir", tmp_path, "--weights", "ctrgc")
     for options in (
         ["--fit"],
         ["--fit-on-test-labels"],

@@ -84,17 +84,17 @@ def test_command_line_reaches_every_kind_of_value():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("optim: {lrr: 1}", ["optim.lrr", "unknown key", "did you mean optim.lr?"]),
+        ("optim: {lrr: 1}", ["optim.lrr", "unknown key", "did you mean 'optim.lr'"]),
         ("temperature: 1", ["temperature", "unknown key", "csre.temperature"]),
         ("optim: 3", ["optim", "section"]),
-        ("optim: {lr: {a: 1}}", ["optim.lr.a", "unknown key", "optim.lr?"]),
+        ("optim: {lr: {a: 1}}", ["optim.lr.a", "unknown key", "'optim.lr'"]),
         ("optim: {lr: fast}", ["optim.lr", "expected a number", "'fast'"]),
         ("optim: {epochs: 2.5}", ["optim.epochs", "whole number", "2.5"]),
         ("optim: {batch_size: true}", ["optim.batch_size", "whole number", "True"]),
         ("optim: {milestones: [1, x]}", ["optim.milestones", "list of whole numbers"]),
         ("csre: {enabled: 3}", ["csre.enabled", "true or false"]),
         ("name: 5", ["name", "expected text", "5"]),
-        ("data: {stream: bonne}", ["data.stream", "joint_motion", "did you mean bone?"]),
+        ("data: {stream: bonne}", ["data.stream", "joint_motion", "did you mean 'bone'"]),
         ("model: {name: ctrgnc}", ["model.name", "ctrgnc", "ctrgcn"]),
         ("data: {benchmark: nwucla}", ["data.benchmark", "nwucla", "nw-ucla"]),
         ("csre: {temperature: 0}", ["csre.temperature", "above 0", "got 0"]),
@@ -127,11 +127,11 @@ def test_a_mistake_in_a_file_is_one_line_naming_file_key_and_reason(write, text,
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--optim.lrr", "1"], ["optim.lrr", "did you mean optim.lr?"]),
+        (["--optim.lrr", "1"], ["optim.lrr", "did you mean 'optim.lr'"]),
         (["--csre.temperature", "0"], ["csre.temperature", "above 0"]),
         (["--csre.temperature=warm"], ["csre.temperature", "expected a number, got warm"]),
-        (["--data.stream", "jiont"], ["data.stream", "did you mean joint?"]),
-        (["--phase", "tset"], ["phase", "did you mean test?"]),
+        (["--data.stream", "jiont"], ["data.stream", "did you mean 'joint'"]),
+        (["--phase", "tset"], ["phase", "did you mean 'test'"]),
         (["--weights", "nowhere.pt"], ["weights", "no file nowhere.pt"]),
         (["--resume", "nowhere.pt"], ["resume", "no file nowhere.pt", "auto"]),
         (["stray"], ["stray"]),
@@ -181,7 +181,7 @@ def test_a_diamond_of_inheritance_is_fine(write):
 
 
 def test_a_missing_configuration_names_the_nearest_file():
-    with pytest.raises(ConfigError, match=r"did you mean ctrgcn_csre_joint\.yaml"):
+    with pytest.raises(ConfigError, match=r"did you mean 'ctrgcn_csre_joint\.yaml'"):
         resolve(["--config", str(EXAMPLE.with_name("ctrgcn_csre_jiont.yaml"))])
 
 

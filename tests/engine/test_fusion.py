@@ -197,7 +197,7 @@ def test_presets(name, streams, benchmark, weights):
 @pytest.mark.parametrize(
     ("name", "streams", "benchmark", "message"),
     [
-        ("ctrgnc", STREAMS, None, "unknown preset 'ctrgnc'; did you mean ctrgcn"),
+        ("ctrgnc", STREAMS, None, "unknown preset 'ctrgnc' .did you mean 'ctrgcn'"),
         (
             "agcn",
             STREAMS,

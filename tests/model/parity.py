@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,22 @@ from graph import get_skeleton
 from model import Encoder, build_encoder
 
 SKELETONS = {"ntu": "ntu", "ucla": "nw-ucla"}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How an encoder is compared: its options, and the bounds (fractions of the largest value) where it has its own."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    logits: float = 2e-5
+    train_logits: float = 1e-5
+    double: float = 1e-9
+
+
+TERMS = {
+    "hyperformer": Terms(logits=1e-6, train_logits=1e-6, double=1e-12),
+}
+"""Encoders that are not compared on the usual terms."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,12 @@ class Fixture:
         """(name, shape, dtype) of every entry of the published state dict."""
         return json.loads(str(self.arrays["keys"]))
 
-    def build(self, **options: Any) -> Encoder:
-        """Our encoder with the fixture's sizes and freshly initialised weights."""
+    @property
+    def terms(self) -> Terms:
+        return TERMS.get(self.encoder_name, Terms())
+
+    def build(self) -> Encoder:
+        """Our encoder with the fixture's sizes and options and freshly initialised weights."""
         _, _, window, _, persons = self.arrays["input_shape"].tolist()
         return build_encoder(
             self.encoder_name,
@@ -53,7 +73,7 @@ class Fixture:
             num_classes=self.arrays["logits"].shape[1],
             num_persons=persons,
             window=window,
-            **options,
+            **self.terms.options,
         )
 
     def published_state(self) -> dict[str, Tensor]:
@@ -89,6 +109,11 @@ class Fixture:
 
     def expected(self, name: str) -> Tensor:
         return torch.from_numpy(self.arrays[name])
+
+    def expected_double(self, name: str) -> Tensor:
+        """The result of that name from arithmetic in double precision; its ending differs between the files."""
+        endings = (f"{name}64", f"{name}_f64", f"extra/{name}_f64")
+        return self.expected(next(ending for ending in endings if ending in self.arrays))
 
 
 LABELS = torch.tensor([1, 3])

@@ -41,22 +41,23 @@ def test_evaluation_in_single_precision(fixture, encoder):
         logits = encoder.classify(features)
     assert features.shape[2:] == encoder.feature_shape
     assert largest_difference(features.flatten(0, 1), fixture.expected("features")) <= 5e-4
-    assert largest_difference(logits, fixture.expected("logits")) <= 2e-5
+    assert largest_difference(logits, fixture.expected("logits")) <= fixture.terms.logits
 
 
 def test_training_logits_in_single_precision(fixture, encoder):
     trained = copy.deepcopy(encoder).train()
-    assert largest_difference(trained(fixture.clips()).detach(), fixture.expected("train_logits")) <= 1e-5
+    logits = trained(fixture.clips()).detach()
+    assert largest_difference(logits, fixture.expected("train_logits")) <= fixture.terms.train_logits
 
 
 def test_double_precision(fixture, encoder):
     double = copy.deepcopy(encoder).double()
     x = fixture.clips().double().requires_grad_()
     with torch.no_grad():
-        assert largest_difference(double(x), fixture.expected("logits64")) <= 1e-9
+        assert largest_difference(double(x), fixture.expected_double("logits")) <= fixture.terms.double
 
     logits = double.train()(x)
     functional.cross_entropy(logits, LABELS).backward()
-    assert largest_difference(logits.detach(), fixture.expected("train_logits64")) <= 1e-9
+    assert largest_difference(logits.detach(), fixture.expected_double("train_logits")) <= fixture.terms.double
     assert x.grad is not None
-    assert relative_l2(x.grad, fixture.expected("input_grad64")) <= 1e-6
+    assert relative_l2(x.grad, fixture.expected_double("input_grad")) <= 1e-6
