@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -14,7 +14,7 @@ from engine.schema import OptimConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """SGD (with Nesterov momentum as configured) or AdamW; weight decay acts on every parameter, as in the recipes."""
+    """SGD (with Nesterov momentum as configured), Adam or AdamW; weight decay acts on every parameter, as in the recipes."""
     if config.name == "sgd":
         return SGD(
             parameters,
@@ -23,14 +23,14 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
         )
-    return AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    adam = Adam if config.name == "adam" else AdamW
+    return adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def learning_rate_factor(epoch: int, config: OptimConfig) -> float:
-    """Factor on `optim.lr` in an epoch, counted from 0: linear warm-up, then a step down at every milestone passed."""
-    if epoch < config.warmup_epochs:
-        return (epoch + 1) / config.warmup_epochs
-    return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    """Factor on `optim.lr` in an epoch, counted from 0: linear warm-up, steps down at the milestones, steady decay."""
+    warm_up = min((epoch + 1) / config.warmup_epochs, 1.0) if config.warmup_epochs else 1.0
+    return warm_up * config.gamma ** sum(epoch >= step for step in config.milestones) * config.decay**epoch
 
 
 def build_schedule(optimizer: Optimizer, config: OptimConfig) -> LambdaLR:

@@ -107,7 +107,7 @@ class CSREConfig:
 class OptimConfig:
     """Optimiser, schedule and arithmetic."""
 
-    name: Literal["sgd", "adamw"] = option("sgd", "optimiser")
+    name: Literal["sgd", "adam", "adamw"] = option("sgd", "optimiser")
     lr: float = option(0.1, "base learning rate, for the batch size as configured", above=0)
     momentum: float = option(0.9, "momentum of sgd", at_least=0)
     nesterov: bool = option(True, "Nesterov momentum for sgd")
@@ -120,6 +120,7 @@ class OptimConfig:
         [35, 55], "epochs, counted from 0, from which the rate is scaled by gamma", at_least=0
     )
     gamma: float = option(0.1, "factor on the learning rate at each milestone", above=0)
+    decay: float = option(1.0, "factor on the learning rate after every epoch", above=0)
     clip_norm: float | None = option(None, "largest gradient norm; null: no clipping", above=0)
     amp: Literal["off", "bf16", "fp16"] = option("off", "mixed precision of the encoder")
     ema_decay: float | None = option(

@@ -33,6 +33,16 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert optimizer.param_groups[0]["lr"] == 0.3
 
 
+def test_steady_decay_is_that_of_hcn():
+    config = OptimConfig(name="adam", lr=1e-3, warmup_epochs=0, milestones=[], decay=0.99)
+    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+    schedule = build_schedule(optimizer, config)
+    for epoch in range(400):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.99**epoch, rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
 def test_sgd_step_with_nesterov_momentum_and_weight_decay():
     config = OptimConfig(lr=0.5, momentum=0.9, nesterov=True, weight_decay=0.1, warmup_epochs=0)
     weight = torch.nn.Parameter(torch.tensor([2.0]))
