@@ -14,7 +14,7 @@ from engine.schema import OptimConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """SGD (with Nesterov momentum as configured), Adam or AdamW; weight decay acts on every parameter, as in the recipes."""
+    """SGD with or without Nesterov momentum, Adam or AdamW; weight decay acts on every parameter, as in the recipes."""
     if config.name == "sgd":
         return SGD(
             parameters,
