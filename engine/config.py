@@ -27,6 +27,8 @@ from model import list_encoders
 
 COMMAND_LINE = "command line"
 PRINT_CONFIG = "--print_config"
+ASIDE = ".old-"
+"""What stands in the name of a run folder that was set aside."""
 LEAVES = leaves()
 
 
@@ -114,9 +116,10 @@ def _parser() -> ArgumentParser:
     groups: dict[str, Any] = {}
     for key, leaf in LEAVES.items():
         section = key.rpartition(".")[0]
-        group = groups.setdefault(section, parser.add_argument_group(section or "run", leaf.section))
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section or "run", leaf.section)
         bounds = f" ({leaf.range})" if leaf.range else ""
-        group.add_argument(f"--{key}", type=leaf.type, default=leaf.default, help=leaf.help + bounds)
+        groups[section].add_argument(f"--{key}", type=leaf.type, default=leaf.default, help=leaf.help + bounds)
     return parser
 
 
@@ -127,8 +130,7 @@ def _merge(settings: dict[str, Setting], fragment: dict[str, Setting], parser: A
         if owner is None:
             inside = [name for name in LEAVES if name.startswith(f"{key}.")]
             if not inside or value not in ({}, None):
-                reason = "is a section of keys, not a value" if inside else "unknown key"
-                raise ConfigError(f"{origin}: {key}: {reason}{_nearest_key(key)}")
+                raise ConfigError(f"{origin}: {_not_a_key(key)}")
             if value is None:
                 settings.update({name: Setting(LEAVES[name].default, origin) for name in inside})
             continue
@@ -171,7 +173,7 @@ def _override(settings: dict[str, Setting], argv: Sequence[str], parser: Argumen
     given = [match[1] for word in argv if (match := re.match(r"--([\w.]+)", word))]
     for key in given:
         if _owner(key) is None and key != "config":
-            raise ConfigError(f"{COMMAND_LINE}: {key}: unknown key{_nearest_key(key)}")
+            raise ConfigError(f"{COMMAND_LINE}: {_not_a_key(key)}")
     try:
         parsed = parser.parse_args(list(argv))
     except (ArgumentError, argparse.ArgumentError, TypeError) as error:
@@ -202,10 +204,13 @@ def _owner(key: str) -> str | None:
     return next((name for name, leaf in LEAVES.items() if leaf.is_mapping and key.startswith(name + ".")), None)
 
 
-def _nearest_key(key: str) -> str:
+def _not_a_key(key: str) -> str:
+    """What is wrong with a key that is no setting, and the nearest one that is."""
+    is_section = any(known.startswith(f"{key}.") for known in LEAVES)
+    reason = "is a section of keys, not a value" if is_section else "unknown key"
     same_name = [known for known in LEAVES if known.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = f" (did you mean {same_name[0]!r}?)" if same_name else did_you_mean(key, LEAVES)
-    return nearest or "; see --help for all keys"
+    return f"{key}: {reason}{nearest or '; see --help for all keys'}"
 
 
 def _check(key: str, leaf: Leaf, value: Any, origin: str, parser: ArgumentParser) -> None:
@@ -249,7 +254,7 @@ def _check_together(resolved: Resolved) -> None:
     try:
         get_benchmark(config.data.benchmark)
     except DataError as error:
-        refuse("data.benchmark", str(error))
+        refuse("data.benchmark", str(error).removeprefix("benchmark: "))
     if ":" not in config.model.name and config.model.name not in list_encoders():
         nearest = did_you_mean(config.model.name, list_encoders())
         known = ", ".join(list_encoders())
@@ -270,5 +275,9 @@ def _check_together(resolved: Resolved) -> None:
         if file not in (None, "auto", "never") and not Path(str(file)).is_file():
             alternatives = ", or auto or never" if key == "resume" else ""
             refuse(key, f"there is no file {file}; give a checkpoint{alternatives}")
-    if config.name is None or not re.fullmatch(r"[\w.+=-]+", config.name):
-        refuse("name", f"{config.name!r} cannot name a folder; use letters, digits and ._+=-")
+    if config.data.path and config.data.benchmark != "demo" and not Path(config.data.path).expanduser().exists():
+        refuse("data.path", f"there is nothing at {config.data.path}; name the folder or file of the clips")
+    if config.csre.denominator == "split" and config.csre.repeated_negatives == "once":
+        refuse("csre.repeated_negatives", "once has no meaning with csre.denominator split; use twice, or joint")
+    if not re.fullmatch(r"[\w+=-][\w.+=-]*", str(config.name)) or ASIDE in str(config.name):
+        refuse("name", f"{config.name!r} cannot name a run; use letters, digits and _+=-., without {ASIDE!r}")

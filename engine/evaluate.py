@@ -31,6 +31,10 @@ class Accuracy:
         return float(np.nanmean(self.per_class))
 
 
+Outcome = dict[str, tuple[int | None, Accuracy]]
+"""Per selection (`last`, `best`, `test`) the epoch of the weights, where known, and their accuracy."""
+
+
 @torch.inference_mode()
 def predict(encoder: Encoder, feeder: Feeder, config: OptimConfig, device: torch.device) -> np.ndarray:
     """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: CSRE costs nothing here."""

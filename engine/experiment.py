@@ -79,6 +79,8 @@ class Experiment:
         """
         content = load_checkpoint(path)
         changed = differing_keys(content["config"], self.config, ignore=["optim.epochs"])
+        if self.config.weights not in (None, content["config"]["weights"]):
+            changed.append(f"weights: {content['config']['weights']} -> {self.config.weights}")
         if content["data"] != self.train_clips.store.fingerprint:
             changed.append("the clips themselves")
         if changed:
@@ -86,6 +88,7 @@ class Experiment:
                 f"{path} was trained with other settings ({'; '.join(changed)}); "
                 "undo the change, or start another run with --name, --work_dir or --resume never"
             )
+        self.config.weights = content["config"]["weights"]  # where the run began stays on record
         training = content["training"]
         self.encoder.load_state_dict(training["encoder"])
         self.optimizer.load_state_dict(training["optimizer"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from engine.evaluate import Accuracy
+from engine.records import read_records
 
 
 def draw_confusion(accuracy: Accuracy, classes: Sequence[str], title: str, path: Path) -> None:
@@ -48,7 +48,7 @@ def draw_per_class(accuracy: Accuracy, classes: Sequence[str], title: str, path:
 
 def draw_curves(metrics: Path, title: str, path: Path) -> None:
     """Losses and accuracies over the epochs, from a run's JSON lines."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = read_records(metrics)
     train = [line for line in lines if line["kind"] == "train"]
     test = [line for line in lines if line["kind"] == "test"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))

@@ -68,6 +68,8 @@ def report_named(
     lines.append(f"{'':16}{'top-1 %':>9}{'correct':>9}{'top-5 %':>9}{'in top 5':>9}")
     for scores, logits in zip(loaded, matched.logits, strict=True):
         lines.append(_line(str(scores.stream), count_correct(logits, matched.labels), _described(scores)))
+    if not isinstance(weights, str) and len(weights) != len(loaded):
+        raise ScoresError(f"--weights: {len(weights)} weights for {len(loaded)} streams; give one for each")
     if len(loaded) > 1:
         label = weights if isinstance(weights, str) else "given"
         if isinstance(weights, str):

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from engine.files import write_atomically
+from engine.records import read_records
 
 
 class RunLog:
@@ -19,16 +20,15 @@ class RunLog:
 
     Args:
         folder: the run folder.
-        from_epoch: epochs already trained; lines about later ones, left by an interrupted epoch, are dropped. None
-            keeps all lines.
+        trained: epochs already trained; lines about later ones, left by an interrupted epoch, are dropped.
+        tested: epochs already tested, likewise.
     """
 
-    def __init__(self, folder: Path, from_epoch: int | None) -> None:
+    def __init__(self, folder: Path, trained: int = 0, tested: int = 0) -> None:
         self.metrics_path = folder / "metrics.jsonl"
-        if from_epoch is not None:
-            self._drop_after(from_epoch)
+        self._drop_later(trained, tested)
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=None)
+        self._board = SummaryWriter(str(folder / "tensorboard"))
         self._logger = logging.getLogger(f"csre.run.{folder}")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
@@ -64,8 +64,8 @@ class RunLog:
             if isinstance(value, float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def _drop_after(self, epoch: int) -> None:
-        if self.metrics_path.exists():
-            lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
-            write_atomically(self.metrics_path, lambda file: file.writelines(line.encode() for line in kept))
+    def _drop_later(self, trained: int, tested: int) -> None:
+        newest = {"step": trained, "train": trained, "test": tested}
+        kept = [record for record in read_records(self.metrics_path) if record["epoch"] <= newest[record["kind"]]]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.metrics_path, lambda file: file.write(text.encode()))

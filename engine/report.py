@@ -5,32 +5,32 @@ from __future__ import annotations
 import numpy as np
 from sklearn.manifold import TSNE
 
-from engine.evaluate import Accuracy, pooled_features
+from engine.evaluate import Outcome, pooled_features
 from engine.experiment import Experiment
 from engine.figures import draw_confusion, draw_curves, draw_per_class, draw_tsne
 from engine.logs import RunLog
+from engine.records import read_records
+from engine.run_folder import RunFolder
 
-Outcome = dict[str, tuple[int | None, Accuracy]]
 
-
-def report(run: Experiment, log: RunLog, outcome: Outcome) -> None:
-    """Print the table of a run, and write results.json, confusion_*.csv and the figures."""
-    folder, classes = run.folder.path, run.test_clips.class_names
+def report(run: Experiment, folder: RunFolder, log: RunLog, outcome: Outcome) -> None:
+    """Print the table of a run, and write results.json, confusion_*.csv and the figures into a folder."""
+    figures, classes = folder.path / "figures", run.test_clips.class_names
     title = describe(run)
     for selection, (epoch, accuracy) in outcome.items():
         heading = f"{title}, {selection}" + (f" epoch {epoch}" if epoch is not None else "")
         lines = ["true \\ predicted," + ",".join(f'"{name}"' for name in classes)]
         lines += [f'"{name}",' + ",".join(map(str, row)) for name, row in zip(classes, accuracy.confusion, strict=True)]
-        run.folder.write_text(f"confusion_{selection}.csv", "\n".join(lines) + "\n")
-        draw_confusion(accuracy, classes, heading, folder / "figures" / f"confusion_{selection}.png")
-        draw_per_class(accuracy, classes, heading, folder / "figures" / f"per_class_{selection}.png")
-    if run.folder.metrics.exists() and run.folder.metrics.stat().st_size:
-        draw_curves(run.folder.metrics, title, folder / "figures" / "curves.png")
+        folder.write_text(f"confusion_{selection}.csv", "\n".join(lines) + "\n")
+        draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
+        draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
+    if read_records(folder.metrics):
+        draw_curves(folder.metrics, title, figures / "curves.png")
     if run.config.log.tsne_clips:
-        _embed(run, title)
-    run.folder.write_json("results.json", _results(run, outcome))
+        _embed(run, folder, title)
+    folder.write_json("results.json", _results(run, outcome))
     log.say(table_of(run, outcome))
-    log.say(f"everything of this run is in {folder}")
+    log.say(f"everything of this run is in {folder.path}")
 
 
 def describe(run: Experiment) -> str:
@@ -44,7 +44,8 @@ def table_of(run: Experiment, outcome: Outcome) -> str:
     lines = ["", f"{describe(run)}: {len(run.test_clips)} test clips"]
     lines.append(f"{'':24}{'epoch':>7}{'top-1 %':>9}{'top-5 %':>9}{'class mean %':>14}")
     names = {"last": "last epoch", "best": "best epoch *", "test": "given weights"}
-    for selection, (epoch, accuracy) in outcome.items():
+    for selection in filter(outcome.__contains__, names):
+        epoch, accuracy = outcome[selection]
         numbers = f"{accuracy.top1:9.2f}{accuracy.top5:9.2f}{accuracy.mean_class:14.2f}"
         lines.append(f"{names[selection]:24}{'' if epoch is None else epoch:>7}{numbers}")
     if "best" in outcome:
@@ -78,7 +79,7 @@ def _results(run: Experiment, outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _embed(run: Experiment, title: str) -> None:
+def _embed(run: Experiment, folder: RunFolder, title: str) -> None:
     """t-SNE of the pooled features of test clips, from the weights that were tested last."""
     clips = run.config.log.tsne_clips
     features, labels = pooled_features(run.tested_encoder, run.test_clips, clips, run.config.optim, run.device)
@@ -86,5 +87,5 @@ def _embed(run: Experiment, title: str) -> None:
         return
     perplexity = min(30.0, (len(features) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
-    np.savez(run.folder.path / "tsne.npz", points=points, labels=labels)
-    draw_tsne(points, labels, run.test_clips.class_names, title, run.folder.path / "figures" / "tsne.png")
+    np.savez(folder.path / "tsne.npz", points=points, labels=labels)
+    draw_tsne(points, labels, run.test_clips.class_names, title, folder.path / "figures" / "tsne.png")

@@ -9,7 +9,7 @@ from engine.errors import RunError
 from engine.experiment import Experiment, build
 from engine.logs import RunLog
 from engine.report import describe, report
-from engine.testing import read_outcome, test_weights
+from engine.testing import read_outcome, stored_weights, test_weights
 from engine.train import train
 from model import load_weights_file
 
@@ -21,42 +21,59 @@ def run(resolved: Resolved) -> None:
         RunError, NonFiniteLossError: see there.
         ConfigError, feeders.DataError, model.EncoderError, model.WeightsError: what is named cannot be used.
     """
-    config = resolved.config
-    experiment = build(config)
-    training = config.phase == "train"
-    said = _take_up(experiment) if training else []
-    experiment.folder.create()
-    if training or not (experiment.folder.path / "config.yaml").exists():
-        experiment.folder.describe(resolved, experiment.device)
-    from_epoch = experiment.counters.trained if training else None
-    with RunLog(experiment.folder.path, from_epoch) as log:
-        log.say(_opening(experiment))
-        for line in [*experiment.remarks, *said]:
+    if resolved.config.phase == "train":
+        _train(resolved)
+    else:
+        _test(resolved)
+
+
+def _train(resolved: Resolved) -> None:
+    experiment = build(resolved.config)
+    # Whatever can be refused is refused before anything is written or moved.
+    experiment.train_clips.num_batches(resolved.config.optim.batch_size)
+    said = _take_up(experiment)
+    folder, counters = experiment.folder, experiment.counters
+    folder.create()
+    folder.describe(resolved, experiment.device)
+    with RunLog(folder.path, counters.trained, counters.tested) as log:
+        for line in [_opening(experiment), *experiment.remarks, *said]:
             log.say(line)
-        if training:
-            train(experiment, log)
-            report(experiment, log, read_outcome(experiment))
-        else:
-            report(experiment, log, test_weights(experiment, log))
+        train(experiment, log)
+        report(experiment, folder, log, read_outcome(experiment))
+
+
+def _test(resolved: Resolved) -> None:
+    experiment = build(resolved.config)
+    experiment.average = None  # a checkpoint's `encoder` is already the average, where there is one
+    stored = stored_weights(experiment)
+    for weights in stored:
+        load_weights_file(experiment.encoder, weights.path)
+    folder = experiment.folder.of_tests
+    folder.create()
+    folder.describe(resolved, experiment.device)
+    with RunLog(folder.path) as log:
+        for line in [_opening(experiment), *experiment.remarks]:
+            log.say(line)
+        report(experiment, folder, log, test_weights(experiment, stored, folder, log))
 
 
 def _take_up(experiment: Experiment) -> list[str]:
     """Go on with what there is, or start: from given weights, or from scratch. Returns what to tell the user."""
     config, folder = experiment.config, experiment.folder
-    exists = folder.last.exists()
-    if config.resume == "never" and folder.path.exists():
-        return [f"the earlier run was set aside as {folder.set_aside()}", *_start(experiment)]
     if config.resume not in ("auto", "never"):
         given = Path(config.resume)
-        if exists and folder.path.resolve() not in given.resolve().parents:
+        if folder.last.exists() and not given.samefile(folder.last):
             raise RunError(
-                f"{folder.path} holds another run; to go on from {given}, give it a --name or --work_dir of its own"
+                f"{folder.path} holds a run already; to go on from {given} beside it, give a --name or --work_dir"
             )
         experiment.resume(given)
-    elif config.resume == "auto" and exists:
+    elif config.resume == "auto" and folder.last.exists():
         experiment.resume(folder.last)
     else:
-        return _start(experiment)
+        started = _start(experiment)
+        if config.resume == "never" and folder.path.exists():
+            started.append(f"the earlier run was set aside as {folder.set_aside()}")
+        return started
     counters = experiment.counters
     if counters.tested < config.optim.epochs:
         return [f"going on after epoch {counters.trained}"]

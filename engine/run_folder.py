@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from engine.config import Resolved
+from engine.config import ASIDE, Resolved
+from engine.errors import RunError
 from engine.files import write_atomically
 
 
@@ -55,17 +56,35 @@ class RunFolder:
         """The JSON lines of the run."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def of_tests(self) -> RunFolder:
+        """Where `--phase test` writes, so that it never touches what the training wrote."""
+        return RunFolder(self.path / "test")
+
     def create(self) -> None:
-        """Make the folders."""
-        for name in ("checkpoints", "figures"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+        """Make the folder and those in it. Raises RunError when the disk refuses."""
+        try:
+            for name in ("checkpoints", "figures"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(error) from None
 
     def set_aside(self) -> Path:
-        """Rename the folder, so that a fresh run can take its place, and return where it now is."""
+        """Rename the folder, so that a fresh run can take its place, and return where it now is.
+
+        Raises:
+            RunError: the disk refuses.
+        """
         number = 1
-        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+        while (target := self.path.with_name(f"{self.path.name}{ASIDE}{number}")).exists():
             number += 1
-        return self.path.rename(target)
+        try:
+            return self.path.rename(target)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> RunError:
+        return RunError(f"{self.path}: cannot be made or moved ({error.strerror}); choose another --work_dir or --name")
 
     def describe(self, resolved: Resolved, device: torch.device) -> None:
         """Write the resolved configuration and the environment."""

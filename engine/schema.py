@@ -36,7 +36,9 @@ class DataConfig:
         "plain", "centred: joint and bone streams relative to the skeleton's root joint, which keeps its trajectory"
     )
     window: int | None = option(None, "frames per clip after resampling; null: the benchmark's", at_least=1)
-    repeat: int = option(1, "times an epoch visits each training clip, each visit augmented anew", at_least=1)
+    repeat: int | None = option(
+        None, "times an epoch visits each training clip, each visit augmented anew; null: the benchmark's", at_least=1
+    )
     on_bad_clip: Literal["error", "skip"] = option("error", "what to do about clips that cannot be read")
     placement: Literal["auto", "host", "device"] = option(
         "auto", "memory that holds the clips; auto: the device where it has plenty of room, else the host"
@@ -72,7 +74,7 @@ class BankConfig:
     """The memory banks."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "number format of the stored rows")
-    capacity: int | None = option(None, "rows kept per class, oldest replaced first; null: one per clip", at_least=1)
+    capacity: int | None = option(None, "rows kept per class, oldest replaced first; null: one per clip", at_least=2)
 
 
 @dataclass
@@ -202,7 +204,7 @@ class Leaf(NamedTuple):
     def range(self) -> str:
         """The bounds in words; empty where there are none."""
         bounds = {"at least": self.at_least, "above": self.above, "below": self.below}
-        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
     def in_range(self, value: Any) -> bool:
         """Whether a value of the right type (each item, for a list) is finite and within the bounds."""

@@ -131,6 +131,8 @@ def load_scores(path: str | Path) -> Scores:
         if path.suffix in (".pkl", ".pickle"):
             names, logits = read_pickled_scores(path.read_bytes())
             return Scores(names, None, logits, source=str(path))
+        if not path.exists():
+            raise ScoresError("no such file or folder; check the path")
         raise ScoresError("not a score file; these end in .npz, .pkl or .pickle")
 
 

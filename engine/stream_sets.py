@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config import ASIDE
 from engine.scores import Origin, Scores, ScoresError, load_origin, load_scores
 from feeders.choices import STREAMS
 
@@ -55,7 +56,7 @@ def find_sets(work_dir: Path) -> tuple[list[StreamSet], list[str]]:
         path
         for selection in RANKED
         for path in work_dir.glob(f"*/*/scores_{selection}.npz")
-        if ".old-" not in str(path.relative_to(work_dir))
+        if ASIDE not in str(path.relative_to(work_dir))
     )
     if not paths:
         raise ScoresError(f"{work_dir}: no finished runs in it (<benchmark>/<run>/scores_best.npz); train some first")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine.checkpoint import load_checkpoint
-from engine.evaluate import Accuracy, measure, predict
+from engine.config import differing_keys
+from engine.errors import RunError
+from engine.evaluate import Outcome, measure, predict
 from engine.experiment import Experiment
 from engine.logs import RunLog
-from engine.schema import EXECUTION_KEYS, RunConfig, flatten
+from engine.run_folder import RunFolder
+from engine.schema import EXECUTION_KEYS, flatten
 from engine.scores import Scores, load_scores, save_scores
 from model import load_weights_file
 
@@ -22,11 +27,12 @@ def test_epoch(run: Experiment, log: RunLog) -> bool:
     epoch = run.counters.trained
     logits = predict(run.tested_encoder, run.test_clips, run.config.optim, run.device)
     accuracy = measure(logits, run.test_clips.labels.cpu().numpy())
+    settings = flatten(run.config)
     improved = accuracy.top1 > run.counters.best_top1
     if improved:
         run.counters.best_epoch, run.counters.best_top1 = epoch, accuracy.top1
-        _write_scores(run, logits, epoch, "best")
-    _write_scores(run, logits, epoch, "last")
+        _write_scores(run, run.folder, logits, epoch, "best", settings)
+    _write_scores(run, run.folder, logits, epoch, "last", settings)
     values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
     log.record("test", epoch, {"epoch": epoch, **values})
     log.say(
@@ -36,30 +42,62 @@ def test_epoch(run: Experiment, log: RunLog) -> bool:
     return improved
 
 
-def test_weights(run: Experiment, log: RunLog) -> dict[str, tuple[int | None, Accuracy]]:
-    """Test stored weights: those of `--weights`, or the last and the best checkpoint of this run.
+class StoredWeights(NamedTuple):
+    """Weights to test: `last`, `best` or given ones (`test`), and what is known of how they were trained."""
 
-    Returns:
-        Per selection (`test`, or `last` and `best`) the epoch, where known, and the accuracy.
+    selection: str
+    path: Path
+    epoch: int | None
+    trained_with: dict[str, Any] | None
+
+
+def stored_weights(run: Experiment) -> list[StoredWeights]:
+    """What `--phase test` is about: the weights of `--weights`, or the best and then the last checkpoint of the run.
+
+    Raises:
+        RunError: the run has no checkpoint, or was trained on other clips, another stream or another encoder than
+            the configuration now says.
     """
-    chosen = (
-        {"test": Path(run.config.weights)}
-        if run.config.weights is not None
-        else {"last": run.folder.last, "best": run.folder.best}
-    )
-    outcome: dict[str, tuple[int | None, Accuracy]] = {}
-    for selection, path in chosen.items():
-        epoch = None if selection == "test" else load_checkpoint(path)["epoch"]
-        log.say(f"{selection}: {load_weights_file(run.encoder, path)} from {path}")
+    if run.config.weights is not None:
+        path = Path(run.config.weights)
+        try:
+            content = load_checkpoint(path)
+        except RunError:  # not a checkpoint of ours: the import of weights judges it
+            return [StoredWeights("test", path, None, None)]
+        return [StoredWeights("test", path, content["epoch"], content["config"])]
+    found: list[StoredWeights] = []
+    for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
+        content = load_checkpoint(path)
+        training_only = [key for key in content["config"] if not key.startswith(("data.", "model."))]
+        changed = differing_keys(content["config"], run.config, ignore=[*training_only, "data.repeat"])
+        if content["data"] != run.train_clips.store.fingerprint:
+            changed.append("the clips themselves")
+        if changed:
+            raise RunError(
+                f"{path} was trained with other settings ({'; '.join(changed)}); undo the change, or test it as "
+                "another run: --weights FILE with a --name of its own"
+            )
+        found.append(StoredWeights(selection, path, content["epoch"], content["config"]))
+    return found
+
+
+def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFolder, log: RunLog) -> Outcome:
+    """Test stored weights and write their scores into a folder."""
+    outcome: Outcome = {}
+    for weights in stored:
+        log.say(f"{weights.selection}: {load_weights_file(run.encoder, weights.path)} from {weights.path}")
+        stream = (weights.trained_with or {}).get("data.stream", run.config.data.stream)
+        if stream != run.config.data.stream:
+            log.say(f"WARNING: these weights were trained on the {stream} stream, not on {run.config.data.stream}")
         logits = predict(run.encoder, run.test_clips, run.config.optim, run.device)
-        _write_scores(run, logits, epoch, selection)
-        outcome[selection] = (epoch, measure(logits, run.test_clips.labels.cpu().numpy()))
+        _write_scores(run, folder, logits, weights.epoch, weights.selection, weights.trained_with)
+        outcome[weights.selection] = (weights.epoch, measure(logits, run.test_clips.labels.cpu().numpy()))
     return outcome
 
 
-def read_outcome(run: Experiment) -> dict[str, tuple[int | None, Accuracy]]:
+def read_outcome(run: Experiment) -> Outcome:
     """Epoch and accuracy of the last and the best epoch of a finished run, from its score files."""
-    outcome: dict[str, tuple[int | None, Accuracy]] = {}
+    outcome: Outcome = {}
     for selection in ("last", "best"):
         scores = load_scores(run.folder.scores(selection))
         assert scores.labels is not None, "our own score files carry labels"
@@ -67,10 +105,18 @@ def read_outcome(run: Experiment) -> dict[str, tuple[int | None, Accuracy]]:
     return outcome
 
 
-def _write_scores(run: Experiment, logits: np.ndarray, epoch: int | None, selection: str) -> None:
+def _write_scores(
+    run: Experiment,
+    folder: RunFolder,
+    logits: np.ndarray,
+    epoch: int | None,
+    selection: str,
+    trained_with: dict[str, Any] | None,
+) -> None:
+    """Write logits with what made them; `trained_with` are the settings of the training, None where unknown."""
     config = run.config
     scores = Scores(
-        names=run.test_clips.names,
+        names=list(run.test_clips.names),
         labels=run.test_clips.labels.cpu().numpy(),
         logits=logits,
         stream=config.data.stream,
@@ -78,14 +124,14 @@ def _write_scores(run: Experiment, logits: np.ndarray, epoch: int | None, select
         benchmark=config.data.benchmark,
         epoch=epoch,
         run=str(config.name),
-        csre=config.csre.enabled,
-        group=_group(config),
+        csre=None if trained_with is None else trained_with["csre.enabled"],
+        group=None if trained_with is None else _group(trained_with),
         selection=selection,
     )
-    save_scores(run.folder.scores(selection), scores)
+    save_scores(folder.scores(selection), scores)
 
 
-def _group(config: RunConfig) -> str:
+def _group(settings: dict[str, Any]) -> str:
     """A fingerprint of all that the streams of one ensemble have in common."""
-    common = {k: v for k, v in flatten(config).items() if k not in EXECUTION_KEYS and k != "data.stream"}
+    common = {key: value for key, value in settings.items() if key not in EXECUTION_KEYS and key != "data.stream"}
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from engine.logs import RunLog
 from engine.optim import autocast
 from engine.progress import progress
 from engine.testing import test_epoch
+from feeders.feeder import ClipBatch
 
 
 def train(run: Experiment, log: RunLog) -> None:
@@ -60,7 +61,7 @@ def train_epoch(run: Experiment, log: RunLog) -> None:
         losses = {"cross_entropy": per_clip.mean(), **contrast}
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):  # waits for the device, once a step: the price of never spoiling the weights
-            raise _non_finite(run, epoch, step, indices, per_clip, losses)
+            raise _non_finite(run, epoch, step, batch, per_clip, losses)
 
         run.optimizer.zero_grad(set_to_none=True)
         run.scaler.scale(loss).backward()
@@ -104,16 +105,18 @@ def train_epoch(run: Experiment, log: RunLog) -> None:
 
 
 def _non_finite(
-    run: Experiment, epoch: int, step: int, indices: Tensor, per_clip: Tensor, losses: dict[str, Tensor]
+    run: Experiment, epoch: int, step: int, batch: ClipBatch, per_clip: Tensor, losses: dict[str, Tensor]
 ) -> NonFiniteLossError:
-    bad = ~torch.isfinite(per_clip)
-    guilty = indices[bad] if bad.any() else indices
+    """Blame the clips whose input is not finite, else those whose loss is not, else the whole batch."""
+    bad_input = ~torch.isfinite(batch.x).flatten(1).all(dim=1)
+    bad = (bad_input if bad_input.any() else ~torch.isfinite(per_clip)).to(batch.indices.device)
+    guilty = batch.indices[bad] if bad.any() else batch.indices
     names = [run.train_clips.name_of(int(index)) for index in guilty]
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
     return NonFiniteLossError(
-        f"the loss is not finite in epoch {epoch}, step {step} ({terms}); clips: {listed}. No update was made and the "
-        f"last checkpoint is intact; check these clips, or lower optim.lr (now {run.schedule.get_last_lr()[0]:g}) or "
+        f"the loss is not finite in epoch {epoch}, step {step} ({terms}); clips: {listed}. No update was made; "
+        f"check these clips, or lower optim.lr (now {run.schedule.get_last_lr()[0]:g}) or "
         "set optim.clip_norm"
     )
 

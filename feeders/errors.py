@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from graph.nearest import did_you_mean
 
-LISTED_AT_MOST = 20
-
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the thing, the reason and the mend."""
@@ -22,25 +20,24 @@ class BadClip(NamedTuple):
 
 
 class BadClipsError(DataError):
-    """Clips of a data set that cannot be used; `bad_clips` holds all of them, the message the first twenty.
+    """Clips of a data set that cannot be used; `bad_clips` holds all of them, and so does the message.
 
     Its message has one line more per clip, so that the list stays readable.
     """
 
     def __init__(self, place: str, total: int, bad_clips: Sequence[BadClip]) -> None:
         self.bad_clips = tuple(bad_clips)
+        mend = "mend or remove them, or leave them out with data.on_bad_clip skip"
+        if len(bad_clips) == total:
+            mend = "none is left; check that data.path names the right data"
         super().__init__(
-            f"{place}: {len(bad_clips)} of {total} clips cannot be used; mend or remove them, "
-            f"or leave them out with data.on_bad_clip skip:\n{describe_bad_clips(bad_clips)}"
+            f"{place}: {len(bad_clips)} of {total} clips cannot be used; {mend}:\n{describe_bad_clips(bad_clips)}"
         )
 
 
 def describe_bad_clips(bad_clips: Sequence[BadClip]) -> str:
-    """One indented line per clip, for at most the first twenty, then how many more there are."""
-    lines = [f"  {clip.name}: {clip.reason}" for clip in bad_clips[:LISTED_AT_MOST]]
-    if len(bad_clips) > LISTED_AT_MOST:
-        lines.append(f"  and {len(bad_clips) - LISTED_AT_MOST} more")
-    return "\n".join(lines)
+    """One indented line per clip."""
+    return "\n".join(f"  {clip.name}: {clip.reason}" for clip in bad_clips)
 
 
 def unknown_choice(key: str, value: object, known: Iterable[str]) -> DataError:

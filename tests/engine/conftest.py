@@ -44,7 +44,7 @@ def call(clip_folder, tmp_path, capsys) -> Callable[..., Outcome]:
     config = tmp_path / "small.yaml"
     config.write_text(
         f"""
-        data: {{benchmark: nw-ucla, path: {clip_folder}, window: 12}}
+        data: {{benchmark: nw-ucla, path: {clip_folder}, window: 12, repeat: 1}}
         model: {{name: "tests.engine.tiny:TinyEncoder"}}
         csre: {{enabled: true, dim: 16, positives: {{hard: 4}}, negatives: {{hard: 8, random: 8}}}}
         optim: {{lr: 0.05, batch_size: 16, epochs: 2, warmup_epochs: 0, milestones: []}}
@@ -59,6 +59,7 @@ def call(clip_folder, tmp_path, capsys) -> Callable[..., Outcome]:
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
+    run.config, run.folder = config, clip_folder
     return run
 
 

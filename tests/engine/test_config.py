@@ -108,6 +108,11 @@ def test_command_line_reaches_every_kind_of_value():
         ("optim: {ema_decay: 1}", ["optim.ema_decay", "below 1"]),
         ("weights: nowhere.pt", ["weights", "no file nowhere.pt"]),
         ("name: a/b", ["name", "a/b"]),
+        ("name: ..", ["name", "'..'"]),
+        ("name: run.old-3", ["name", ".old-"]),
+        ("csre: {bank: {capacity: 1}}", ["csre.bank.capacity", "at least 2"]),
+        ("csre: {denominator: split, repeated_negatives: once}", ["csre.repeated_negatives", "split"]),
+        ("data: {path: nowhere}", ["data.path", "nowhere"]),
         ("optim: {lr: 1, lr: 2}", ["line 1", "'lr' stands twice"]),
         ("optim: [1", ["line", "not valid YAML"]),
         ("- 1", ["key: value"]),
@@ -200,6 +205,18 @@ def test_help_has_a_line_for_every_key(capsys):
     for key, leaf in leaves().items():
         assert f"--{key} " in printed
         assert " ".join(leaf.help.split()[:4]) in printed, key
+
+
+def test_help_has_each_heading_once(capsys):
+    resolve(["--help"])
+    lines = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if line and not line.startswith(" ")]
+    sections = ["run", "data", "model", "csre", "csre.positives", "csre.negatives", "csre.bank", "optim", "log"]
+    assert [line for line in lines if line in sections] == sections
+
+
+def test_yaml_anchors_can_be_merged(write):
+    file = write("mine.yaml", "model: {options: {a: &x {p: 1}, b: {<<: *x, q: 2}}}\n")
+    assert config_of(file).model.options["b"] == {"p": 1, "q": 2}
 
 
 def test_flatten_and_instantiate_are_inverse():

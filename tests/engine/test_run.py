@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import engine.run
+import engine.testing
 import engine.train
 from engine.checkpoint import load_checkpoint
 from engine.config import resolve
 from engine.experiment import build
 from engine.scores import load_scores
-from feeders.feeder import Feeder
+from feeders import Feeder, get_benchmark, open_store
 
 PLAIN = ("--csre.enabled", "false")
 
@@ -82,17 +85,42 @@ def test_testing_needs_nothing_of_csre(call, run_folder, tmp_path):
     assert call("--phase", "test", "--name", "with", *weights).code == 0
     assert call("--phase", "test", "--name", "without", *weights, *PLAIN).code == 0
     for name in ("with", "without"):
-        assert np.array_equal(load_scores(run_folder.with_name(name) / "scores_test.npz").logits, trained)
+        scores = load_scores(run_folder.with_name(name) / "test/scores_test.npz")
+        assert np.array_equal(scores.logits, trained)
+        assert (scores.epoch, scores.csre) == (2, True)  # what the weights were trained with, not how they are tested
 
 
 def test_phase_test_without_weights_tests_last_and_best(call, run_folder):
     call()
-    before = {name: load_scores(run_folder / f"scores_{name}.npz").logits for name in ("last", "best")}
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
     done = call("--phase", "test")
     assert done.code == 0
-    for name, logits in before.items():
-        assert np.array_equal(load_scores(run_folder / f"scores_{name}.npz").logits, logits)
+    for name in ("last", "best"):
+        trained, tested = (load_scores(folder / f"scores_{name}.npz") for folder in (run_folder, run_folder / "test"))
+        assert np.array_equal(trained.logits, tested.logits)
+        assert (trained.epoch, trained.group) == (tested.epoch, tested.group)
     assert "best epoch *" in done.out
+    assert before == {path: path.read_bytes() for path in before}  # a test touches nothing that the training wrote
+
+
+@pytest.mark.parametrize(
+    "words", [("--data.stream", "bone"), ("--model.options.channels", "16"), ("--data.window", "9")]
+)
+def test_testing_a_run_as_something_else_is_refused(call, run_folder, words):
+    call("--optim.epochs", "1")
+    done = call("--phase", "test", *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert words[0].removeprefix("--").removesuffix(".channels") in done.err
+    assert not (run_folder / "test").exists()
+
+
+def test_testing_weights_of_another_stream_warns(call, run_folder):
+    call("--optim.epochs", "1")
+    weights = ("--weights", str(run_folder / "checkpoints/last.pt"))
+    done = call("--phase", "test", *weights, "--data.stream", "bone")
+    assert done.code == 0
+    assert "WARNING" in done.out
+    assert "joint stream, not on bone" in done.out
 
 
 def test_testing_an_untrained_run_says_what_is_missing(call):
@@ -183,12 +211,64 @@ def test_never_resuming_sets_the_old_run_aside(call, run_folder):
     assert str(aside) in done.out
     assert (aside / "checkpoints/last.pt").read_bytes() == old
     assert (run_folder / "checkpoints/last.pt").read_bytes() != old
+    call("--resume", "never")
+    assert (run_folder.with_name("small.old-2") / "checkpoints/last.pt").exists()
+    assert (aside / "checkpoints/last.pt").read_bytes() == old
+
+
+@pytest.mark.parametrize("words", [("--optim.batch_size", "512"), ("--weights", "FOREIGN")])
+def test_a_run_is_not_set_aside_for_one_that_cannot_start(call, run_folder, tmp_path, words):
+    call("--optim.epochs", "1")
+    torch.save({"foreign": torch.zeros(1)}, tmp_path / "foreign.pt")
+    words = tuple(str(tmp_path / "foreign.pt") if word == "FOREIGN" else word for word in words)
+    assert call("--resume", "never", *words).code == 2
+    assert (run_folder / "checkpoints/last.pt").exists()
+    assert not run_folder.with_name("small.old-1").exists()
+
+
+def test_a_fresh_run_may_start_from_the_weights_of_the_one_it_sets_aside(call, run_folder):
+    call("--optim.epochs", "1")
+    weights = str(run_folder / "checkpoints/best.pt")
+    assert call("--resume", "never", "--weights", weights, "--optim.epochs", "1").code == 0
+
+
+def test_other_weights_are_not_silently_ignored_by_a_run_that_goes_on(call, run_folder):
+    call("--optim.epochs", "1")
+    weights = str(run_folder / "checkpoints/best.pt")
+    done = call("--weights", weights)
+    assert done.code == 2
+    assert f"weights: None -> {weights}" in done.err
+
+
+@pytest.mark.parametrize("words", [("--phase", "test"), ("--optim.batch_size", "512")])
+def test_a_refused_command_leaves_no_folder(call, run_folder, words):
+    assert call(*words).code == 2
+    assert not run_folder.exists()
+
+
+def test_a_work_dir_that_cannot_be_one_is_told(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = call("--work_dir", str(tmp_path / "file"))
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--work_dir" in done.err
+
+
+def test_a_half_written_record_stops_nothing(call, run_folder):
+    call("--optim.epochs", "1")
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "ep')
+    assert call("--phase", "test").code == 0
+    assert call("--optim.epochs", "2").code == 0
+    assert [line["epoch"] for line in records(run_folder, "train")] == [1, 2]
 
 
 def test_resuming_from_a_file(call, run_folder):
     call("--optim.epochs", "3")
     straight = load_checkpoint(run_folder / "checkpoints/last.pt")["training"]
     second = str(run_folder / "checkpoints/epoch_0002.pt")
+    back = call("--optim.epochs", "3", "--resume", second)
+    assert back.code == 2  # it would leave two histories in one folder
+    assert "--name" in back.err
     assert call("--optim.epochs", "3", "--resume", second, "--name", "branch").code == 0
     branch = load_checkpoint(run_folder.with_name("branch") / "checkpoints/last.pt")["training"]
     assert equal(straight["encoder"], branch["encoder"])
@@ -197,7 +277,7 @@ def test_resuming_from_a_file(call, run_folder):
     call("--name", "other")
     refused = call("--optim.epochs", "3", "--resume", second, "--name", "other")
     assert refused.code == 2
-    assert "holds another run" in refused.err
+    assert "holds a run already" in refused.err
 
 
 def test_fewer_epochs_than_trained_are_refused(call):
@@ -225,8 +305,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(call, run_folder, mon
     assert (done.code, done.err.count("\n")) == (3, 1)
     order = resolve_small_order(call)
     assert f"epoch 2, step {order.index(7) // 16 + 1} " in done.err
+    names = Feeder(*feeder_of_small_run(call), split="train").names
+    assert f"clips: {names[7]}. " in done.err  # alone, although batch normalisation spreads the NaN to all losses
     assert len(updates) == order.index(7) // 16
     assert (run_folder / "checkpoints/last.pt").read_bytes() == before
+
+
+def feeder_of_small_run(call) -> tuple:
+    """Store and benchmark of the small run."""
+    benchmark = get_benchmark("nw-ucla")
+    return open_store(benchmark, call.folder).store, benchmark
 
 
 def resolve_small_order(call) -> list[int]:
@@ -236,9 +324,8 @@ def resolve_small_order(call) -> list[int]:
     return epoch_order(80, 1, 2).tolist()
 
 
-def test_the_encoder_starts_from_the_same_weights_with_and_without_csre(call, tmp_path):
-    config = str(tmp_path / "small.yaml")
-    call("--optim.epochs", "1")  # writes the file
+def test_the_encoder_starts_from_the_same_weights_with_and_without_csre(call):
+    config = str(call.config)
     with_csre, without = (resolve(["--config", config, *words]) for words in ((), PLAIN))
     assert with_csre is not None
     assert without is not None
@@ -280,7 +367,55 @@ def test_the_average_is_what_is_tested(call, run_folder):
     tested = load_scores(run_folder / "scores_last.npz").logits
     done = call("--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt"), "--name", "again")
     assert done.code == 0
-    assert np.array_equal(load_scores(run_folder.with_name("again") / "scores_test.npz").logits, tested)
+    assert np.array_equal(load_scores(run_folder.with_name("again") / "test/scores_test.npz").logits, tested)
+
+
+def test_the_embedding_of_a_test_is_that_of_the_tested_weights(call, run_folder):
+    words = ("--optim.ema_decay", "0.9", "--log.tsne_clips", "20")
+    call(*words)
+    call("--phase", "test", *words)
+    trained, tested = (np.load(folder / "tsne.npz")["points"] for folder in (run_folder, run_folder / "test"))
+    assert np.allclose(trained, tested, atol=1e-3)
+
+
+def test_the_average_moves_with_the_weights(call, run_folder):
+    call("--optim.ema_decay", "0.5", "--optim.epochs", "1")
+    one = load_checkpoint(run_folder / "checkpoints/last.pt")["encoder"]["conv.weight"]
+    call("--optim.ema_decay", "0.5", "--optim.epochs", "2")
+    two = load_checkpoint(run_folder / "checkpoints/last.pt")["encoder"]["conv.weight"]
+    assert not torch.equal(one, two)
+
+
+def test_clipping_bounds_the_update(call, run_folder):
+    still = ("--optim.epochs", "1", "--optim.momentum", "0", "--optim.nesterov", "false", "--optim.weight_decay", "0")
+    call(*still, "--name", "free")
+    call(*still, "--optim.clip_norm", "1e-6", "--name", "clipped")
+    start = build_start(call)
+    for name, moves in (("free", True), ("clipped", False)):
+        weights = load_checkpoint(run_folder.with_name(name) / "checkpoints/last.pt")["encoder"]["conv.weight"]
+        assert torch.allclose(weights, start, atol=1e-5) != moves
+
+
+def build_start(call) -> torch.Tensor:
+    """The convolution of the small run before its first step."""
+    resolved = resolve(["--config", str(call.config)])
+    assert resolved is not None
+    return build(resolved.config).encoder.state_dict()["conv.weight"]
+
+
+def test_an_epoch_that_is_worse_does_not_replace_the_best(call, run_folder, monkeypatch):
+    accuracies = iter([30.0, 50.0, 40.0])
+    original = engine.testing.measure
+
+    def measured(logits, labels):
+        return replace(original(logits, labels), top1=next(accuracies))
+
+    monkeypatch.setattr(engine.testing, "measure", measured)
+    monkeypatch.setattr(engine.run, "read_outcome", lambda _: {})
+    call("--optim.epochs", "3")
+    assert load_scores(run_folder / "scores_best.npz").epoch == 2
+    assert load_scores(run_folder / "scores_last.npz").epoch == 3
+    assert load_checkpoint(run_folder / "checkpoints/best.pt")["epoch"] == 2
 
 
 def test_training_starts_from_given_weights(call, run_folder):
@@ -312,6 +447,7 @@ def test_the_released_reading_trains(call, tmp_path):
         (("--optim.batch_size", "512"), ["optim.batch_size", "512", "80"]),
         (("--data.path", "/nowhere/at/all"), ["/nowhere/at/all", "data.path"]),
         (("--model.options.chanels", "3"), ["chanels", "channels"]),
+        (("--model.options.channels", "x"), ["channels='x'"]),
         (("--csre.reduction", "64"), ["csre", "reduction"]),
         (("--model.name", "tests.engine.tiny:Missing"), ["Missing"]),
     ],
