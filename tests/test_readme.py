@@ -78,6 +78,11 @@ def test_the_method_stands_as_a_picture_in_the_readme():
     assert re.search(r"!\[[^]]+\]\(docs/method\.svg\)", README)
 
 
+def test_results_stand_in_a_table():
+    section = README.partition("## Where results stand")[2]
+    assert len(re.findall(r"^\|(?: [^|]+ \|){5}$", section, flags=re.MULTILINE)) >= 4
+
+
 def test_every_flag_that_is_named_exists(capsys):
     from engine.schema import leaves
 
