@@ -57,8 +57,9 @@ def train_epoch(run: Experiment, log: RunLog) -> None:
             features = run.encoder.features(x, joints=joints)
             logits = run.encoder.classify(features)
             contrast = run.csre(features, labels, indices) if run.csre is not None else {}
-        per_clip = cross_entropy(logits.float(), labels, reduction="none")
-        losses = {"cross_entropy": per_clip.mean(), **contrast}
+        smoothing = run.encoder.label_smoothing
+        per_clip = cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+        losses = {"cross_entropy": per_clip.mean(), **run.encoder.own_losses(labels), **contrast}
         loss = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(loss):  # waits for the device, once a step: the price of never spoiling the weights
             raise _non_finite(run, epoch, step, batch, per_clip, losses)

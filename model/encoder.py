@@ -1,18 +1,21 @@
 """The contract that every encoder keeps.
 
 Letters: N clips, C coordinates, T frames (the window), V joints, M persons, K classes; C', T', V' the same axes of the
-last feature map (V' counts joints in a graph encoder; another encoder may have another axis there).
+last feature map (V' counts joints in a graph encoder; another encoder may have another axis there). The map of an
+encoder that merges the persons itself has M = 1.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from graph import Skeleton
+from graph.nearest import did_you_mean
 from model.errors import EncoderError
 from model.published import Source
 
@@ -30,6 +33,9 @@ class Encoder(nn.Module, ABC):
 
     classifier: ClassVar[str] = "fc"
     """The layer whose rows are the classes, by its name in the state dict."""
+
+    label_smoothing: float = 0.0
+    """Smoothing of the labels in the cross entropy that the encoder trains with, in [0, 1). Part of its recipe."""
 
     def __init__(self, *, skeleton: Skeleton, num_classes: int, num_persons: int = 2, window: int = 64) -> None:
         super().__init__()
@@ -54,6 +60,23 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of feature maps (N, M, C', T', V')."""
+
+    def own_losses(self, labels: Tensor) -> dict[str, Tensor]:
+        """The encoder's own losses, to be added to the cross entropy; most encoders have none.
+
+        A training step asks for them once, after the forward pass (in training mode) of the clips that it trains on:
+
+            logits = encoder(x)
+            loss = cross_entropy(logits, labels, label_smoothing=encoder.label_smoothing)
+            loss = loss + sum(encoder.own_losses(labels).values())
+
+        Args:
+            labels: (N,) int64, the classes of these clips.
+
+        Returns:
+            Name -> scalar, weighted already.
+        """
+        return {}
 
     def published_names(self) -> Mapping[str, Source]:
         """Our state-dict names -> the published ones, for `load_published_weights`.
@@ -112,3 +135,17 @@ def check_probability(name: str, value: float) -> None:
     """Raise EncoderError unless 0 <= value < 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise EncoderError(f"{name}: {value!r} is no probability from 0 to below 1")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise EncoderError unless value is a finite number from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise EncoderError(f"{name}: {value!r} is no number from 0 on")
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Raise EncoderError unless value is one of the known words."""
+    if value not in known:
+        raise EncoderError(
+            f"{name}: {value!r} is unknown{did_you_mean(str(value), known)}; known are {', '.join(known)}"
+        )

@@ -8,8 +8,8 @@
     clips (N, 3, T, V, M) -> PersonNorm -> l1 ... l10 -> features (N, M, 216, T / 4, V) -> PooledClassifier -> (N, K)
     block(x) = ReLU( MultiScaleTemporal( HypergraphAttention(x) ) + residual(x) )
 
-Letters: N clips, M persons, n = N * M skeletons, C channels, H = 9 heads, d = C / H = 24, T frames, V joints, K classes,
-G groups of joints (hyper-edges); i the joint that receives (query), j the joint that gives (key).
+Letters: N clips, M persons, n = N * M skeletons, C channels, H = 9 heads, d = C / H = 24, T frames, V joints, K
+classes, G groups of joints (hyper-edges); i the joint that receives (query), j the joint that gives (key).
 """
 
 from __future__ import annotations
@@ -136,7 +136,6 @@ class HypergraphAttention(nn.Module):
     map of each joint by itself.
     """
 
-    group_mean: Tensor
     membership: Tensor
     hops: Tensor
 
@@ -147,7 +146,7 @@ class HypergraphAttention(nn.Module):
         self.to_qkv = nn.Linear(in_channels, 3 * channels, bias=False)
         self.to_groups = nn.Linear(in_channels, channels, bias=False)
         self.skip = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.rpe = nn.Parameter(torch.zeros(int(hops.max()) + 1, HEADS, self.head_channels))
+        self.rpe = nn.Parameter(torch.zeros(int(hops.max()) + 1, channels))
         self.w1 = nn.Parameter(torch.zeros(HEADS, self.head_channels))
         self.outer = nn.Parameter(torch.eye(joints).repeat(HEADS, 1, 1))
         self.alpha = nn.Parameter(torch.zeros(1))
@@ -155,11 +154,39 @@ class HypergraphAttention(nn.Module):
         self.drop_path = DropPath(drop_path)
         membership = functional.one_hot(groups).to(self.rpe.dtype)  # (V, G)
         self.register_buffer("membership", membership, persistent=False)
-        self.register_buffer("group_mean", (membership / membership.sum(dim=0)).T, persistent=False)
         self.register_buffer("hops", hops, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        num_skeletons, _, joints, frames = x.shape
+        rows = x.permute(0, 3, 2, 1)  # (n, T, V, C_in)
+        # The buffer holds whole numbers, so that its means are exact in whatever precision the encoder is cast to.
+        group_mean = (self.membership / self.membership.sum(dim=0)).T
+        groups = self.to_groups(group_mean @ rows)  # (n, T, G, C)
+        query, key, value = self.to_qkv(self.norm(rows)).chunk(3, dim=-1)
+        # Both products with the query share one: q · k + q · e = q · (k + e).
+        query, key, value = (self._by_head(part) for part in (query, key + self.membership @ groups, value))
+        bias = torch.einsum("bhid,ijhd->bhij", query, self._per_head(self.rpe)[self.hops]) + self._group_bias(groups)
+        scale = self.head_channels**-0.5
+        similarity = torch.baddbmm(
+            bias.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT, beta=scale, alpha=scale
+        )
+        attention = similarity.softmax(dim=-1).view_as(bias)
+        mixed = (self.alpha * attention + self.outer) @ value  # (n * T, H, V, d)
+        mixed = mixed.view(num_skeletons, frames, HEADS, joints, self.head_channels).permute(0, 2, 4, 3, 1)
+        return self.skip(x) + self.drop_path(self.project(mixed.reshape(num_skeletons, -1, joints, frames)))
+
+    def _per_head(self, channels: Tensor) -> Tensor:
+        """(..., C) -> (..., H, d)."""
+        return channels.unflatten(-1, (HEADS, self.head_channels))
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """(n, T, V, C) -> (n * T, H, V, d), as a matrix product reads it fastest."""
+        return self._per_head(rows.flatten(0, 1)).transpose(1, 2).contiguous()
+
+    def _group_bias(self, groups: Tensor) -> Tensor:
+        """w1 · e_j of the groups' features (n, T, G, C), for every head and every receiving joint: (n * T, H, 1, V)."""
+        bias = torch.einsum("bghd,hd->bhg", self._per_head(groups.flatten(0, 1)), self.w1)
+        return (bias @ self.membership.T).unsqueeze(2)
 
     def published_names(self) -> dict[str, Source]:
         table = same(self.norm, "norm", "norm1") | same(self.project, "project", "attn.proj")

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our tensors comes from: published tensors, and how they become one."""
+    """Where one of our tensors comes from: published tensors, and how they become one.
+
+    Without names it is a tensor of ours that `join` makes alike for all published weights.
+    """
 
     names: tuple[str, ...]
     join: Callable[[list[Tensor]], Tensor] = torch.cat
@@ -153,7 +156,7 @@ def _describe_shapes(encoder: Encoder, misshaped: Mapping[str, Mapping[str, tupl
 def _join(source: Source, parts: list[Tensor], own: Tensor) -> Tensor | None:
     """The published parts as one tensor in our layout; None when they do not fit together."""
     try:
-        tensor = source.join(parts) if len(parts) > 1 else parts[0]
+        tensor = parts[0] if len(parts) == 1 else source.join(parts)
     except RuntimeError:
         return None
     # Published kernels are (frames, joints), ours (joints, frames), and one of the two sizes is always 1.

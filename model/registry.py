@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from model.encoder import Encoder
 
 _targets: dict[str, str | type[Encoder]] = {
+    "blockgcn": "model.blockgcn:BlockGCN",
     "ctrgcn": "model.ctrgcn:CTRGCN",
+    "hcn": "model.hcn:HCN",
+    "hyperformer": "model.hyperformer:Hyperformer",
+    "infogcn": "model.infogcn:InfoGCN",
 }
 
 # What every encoder is built from; whatever else its constructor takes is an option of that encoder.
@@ -53,7 +57,15 @@ def build_encoder(
     """
     encoder_class = _find_class(name)
     _check_options(name, encoder_class, options)
-    return encoder_class(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window, **options)
+    try:
+        return encoder_class(
+            skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window, **options
+        )
+    except EncoderError:
+        raise
+    except (TypeError, ValueError) as error:  # a class that does not check its options itself
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "none"
+        raise EncoderError(f"encoder {name!r} cannot be built with the options {given}: {error}") from error
 
 
 def _find_class(name: str) -> type[Encoder]:

@@ -18,6 +18,7 @@ from engine.config import resolve
 from engine.experiment import build
 from engine.scores import load_scores
 from feeders import Feeder, get_benchmark, open_store
+from tests.engine.tiny import TinyEncoder
 
 PLAIN = ("--csre.enabled", "false")
 
@@ -322,6 +323,19 @@ def resolve_small_order(call) -> list[int]:
     from feeders.sampling import epoch_order
 
     return epoch_order(80, 1, 2).tolist()
+
+
+def test_an_encoders_own_losses_and_smoothing_train_along(call, run_folder, monkeypatch):
+    assert call(*PLAIN, "--name", "unsmoothed", "--optim.epochs", "1").code == 0
+    monkeypatch.setattr(TinyEncoder, "label_smoothing", 0.5)
+    monkeypatch.setattr(TinyEncoder, "own_losses", lambda self, labels: {"own": 3 * self.linear.bias.square().sum()})
+    assert call(*PLAIN, "--optim.epochs", "1").code == 0
+    train = records(run_folder, "train")[0]
+    assert train["own"] > 0
+    assert train["loss"] == pytest.approx(train["cross_entropy"] + train["own"])
+    assert train["cross_entropy"] != pytest.approx(
+        records(run_folder.with_name("unsmoothed"), "train")[0]["cross_entropy"], rel=1e-3
+    )
 
 
 def test_the_encoder_starts_from_the_same_weights_with_and_without_csre(call):

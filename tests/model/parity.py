@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from graph import get_skeleton
 from model import Encoder, build_encoder
@@ -24,16 +26,29 @@ SKELETONS = {"ntu": "ntu", "ucla": "nw-ucla"}
 
 @dataclass(frozen=True)
 class Terms:
-    """How an encoder is compared: its options, and the bounds (fractions of the largest value) where it has its own."""
+    """How an encoder is compared: its options, and the bounds (fractions of the expected size) where it has its own."""
 
     options: dict[str, Any] = field(default_factory=dict)
     logits: float = 2e-5
     train_logits: float = 1e-5
     double: float = 1e-9
+    gradient: float = 1e-6
+    stored_features: Callable[[Tensor], Tensor] = field(default_factory=nn.Identity)
+    """From our map, persons among the clips, to the one that the file holds."""
 
 
 TERMS = {
+    "blockgcn": Terms(logits=1e-6, train_logits=1e-4, double=1e-10),
+    "hcn": Terms(  # its files hold results in single precision alone
+        options={"dropout": 0.0},
+        logits=5e-6,
+        train_logits=5e-6,
+        double=5e-6,
+        gradient=5e-6,
+        stored_features=partial(functional.max_pool2d, kernel_size=2),
+    ),
     "hyperformer": Terms(logits=1e-6, train_logits=1e-6, double=1e-12),
+    "infogcn": Terms(options={"sampling": False}, logits=3e-6, double=1e-12),
 }
 """Encoders that are not compared on the usual terms."""
 
@@ -80,11 +95,12 @@ class Fixture:
         """The published state dict that the rule makes."""
         kept = {name.removeprefix("kept/"): array for name, array in self.arrays.items() if name.startswith("kept/")}
         return {
-            name: torch.from_numpy(kept[name]) if name in kept else self._by_rule(name, shape, dtype)
+            name: torch.from_numpy(kept[name]) if name in kept else self.by_rule(name, shape, dtype)
             for name, shape, dtype in self.keys
         }
 
-    def _by_rule(self, name: str, shape: list[int], dtype: str) -> Tensor:
+    def by_rule(self, name: str, shape: list[int], dtype: str = "float32") -> Tensor:
+        """The tensor that the rule makes for this name and shape."""
         if "int" in dtype:
             return torch.zeros(shape, dtype=torch.int64)
         rng = np.random.default_rng(zlib.crc32(name.encode()) ^ self.meta.get("weight_seed_xor", 0))
@@ -102,17 +118,25 @@ class Fixture:
 
     def clips(self) -> Tensor:
         """The input (2, 3, T, V, M), float32; the second person of the second clip is absent."""
+        return self._draw(self.meta.get("input_seed", 7))
+
+    def joints(self) -> Tensor | None:
+        """The raw joints, drawn like the input, for the encoder that reads them beside it; None for the others."""
+        return self._draw(self.meta["joint_seed"]) if "joint_seed" in self.meta else None
+
+    def _draw(self, seed: int) -> Tensor:
         shape = self.arrays["input_shape"].tolist()
-        x = np.random.default_rng(self.meta.get("input_seed", 7)).standard_normal(shape).astype(np.float32)
+        x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
         x[1, ..., 1:] = 0
         return torch.from_numpy(x)
 
     def expected(self, name: str) -> Tensor:
-        return torch.from_numpy(self.arrays[name])
+        array, scale = self.arrays[name], self.arrays.get(f"{name}_scale")
+        return torch.from_numpy(array if scale is None else array * scale)  # scaled, so that float16 could hold it
 
     def expected_double(self, name: str) -> Tensor:
-        """The result of that name from arithmetic in double precision; its ending differs between the files."""
-        endings = (f"{name}64", f"{name}_f64", f"extra/{name}_f64")
+        """The result of that name in the file's best precision; the ending of double precision differs."""
+        endings = (f"{name}64", f"{name}_f64", f"extra/{name}_f64", name)
         return self.expected(next(ending for ending in endings if ending in self.arrays))
 
 

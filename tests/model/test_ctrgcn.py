@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graph import get_skeleton, spatial_partition
 from model import EncoderError, build_encoder
+from tests.model.draws import assert_normal
 
 BLOCKS = [(3, 64, 1), *[(64, 64, 1)] * 3, (64, 128, 2), *[(128, 128, 1)] * 2, (128, 256, 2), *[(256, 256, 1)] * 2]
 """(C_in, C_out, stride) of l1 to l10."""
@@ -26,13 +27,6 @@ def build(graph="ntu", num_classes=60, num_persons=2, window=64, **options: obje
 @pytest.fixture(scope="module")
 def encoder():
     return build()
-
-
-def assert_normal(tensor, std, mean=0.0):
-    """The values look drawn from N(mean, std): within five standard errors of both."""
-    count = tensor.numel()
-    assert abs(tensor.mean().item() - mean) <= 5 * std / math.sqrt(count)
-    assert abs(tensor.std().item() / std - 1) <= 5 / math.sqrt(2 * count)
 
 
 def test_the_graph_branch_starts_switched_off(encoder):

@@ -18,12 +18,32 @@ WINDOW = 16
 """Short clips keep the suite short; no encoder has a window of its own."""
 
 KNOWN_DEAD = {
+    "blockgcn": {
+        r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
+        r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
+        r"\.gcn\.bias": "a batch normalisation follows and removes it",
+        r"^embedding\.(coordinates\.bias|position)$": "the input's batch normalisation, per joint, removes it",
+        r"^terms\.linear\.bias": "a batch normalisation follows and removes it",
+    },
     "ctrgcn": {
         r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
         r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
     },
+    "hyperformer": {
+        r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
+        r"\.residual\.conv\.bias": "a batch normalisation follows and removes it",
+        r"\.attention\.project\.bias": "passes the 1x1 entries of the temporal branches as a constant, as above",
+    },
+    "infogcn": {
+        r"\.(tcn\.(entry|convs\.\d)|(down|residual)\.conv)\.bias": "a batch normalisation follows and removes it",
+        r"\.transform_bias": "a batch normalisation follows and removes it",
+        r"^embedding\.(position|coordinates\.bias)$": "constant for each statistic of the normalisation that follows",
+    },
 }
 """Per encoder: parameters (patterns of their names) whose gradient is zero in exact arithmetic, and why."""
+
+MERGES_PERSONS = {"hcn"}
+"""Encoders with one feature map for all persons of a clip."""
 
 
 def build(name, graph="nw-ucla", persons=1, window=WINDOW, seed=0):
@@ -65,7 +85,7 @@ def test_shapes_and_a_batch_of_one(name, graph, persons):
         with torch.no_grad():
             features = encoder.features(x)
             logits = encoder.classify(features)
-            assert features.shape == (num_clips, persons, *encoder.feature_shape)
+            assert features.shape == (num_clips, 1 if name in MERGES_PERSONS else persons, *encoder.feature_shape)
             assert logits.shape == (num_clips, NUM_CLASSES)
             assert torch.equal(encoder(x), logits)
             assert torch.equal(encoder(x, joints=x), logits)

@@ -1,0 +1,58 @@
+"""Groups of joints: the published ones, the skeleton's parts, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from graph import SkeletonError, get_skeleton, joint_groups, with_tips_on_hands
+
+PUBLISHED = {
+    ("ntu", "published"): "0 4 2 2 2 2 1 1 2 2 1 1 2 3 3 3 2 3 3 3 1 0 1 0 1",
+    ("ntu", "published_bone"): "0 4 2 2 2 2 1 1 2 2 1 1 2 3 3 3 2 3 3 3 1 0 1 0 1",
+    ("nw-ucla", "published"): "0 0 0 0 1 1 1 1 1 1 1 1 2 2 2 2 2 2 2 2",
+    ("nw-ucla", "published_bone"): "0 0 0 0 0 1 1 1 0 1 1 1 0 2 2 2 0 2 2 2",
+}
+
+
+@pytest.mark.parametrize(("name", "partition"), PUBLISHED)
+def test_published_partitions(name, partition):
+    expected = tuple(map(int, PUBLISHED[name, partition].split()))
+    assert joint_groups(get_skeleton(name), partition) == expected
+
+
+def test_published_partitions_belong_to_the_joints_and_not_to_the_bones():
+    ntu = get_skeleton("ntu")
+    assert joint_groups(replace(with_tips_on_hands(ntu), name="mine")) == joint_groups(ntu)
+
+
+@pytest.mark.parametrize("name", ["ntu", "nw-ucla"])
+def test_parts_of_a_skeleton(name):
+    skeleton = get_skeleton(name)
+    groups = joint_groups(skeleton, "parts")
+    members = {group: {joint for joint, of in enumerate(groups) if of == group} for group in groups}
+    assert sorted(members) == list(range(6))
+    assert [members[group] for group in range(6)] == [set(part) for part in skeleton.parts.values()]
+
+
+def test_a_skeleton_that_nothing_was_published_for_is_parted_by_its_parts():
+    skeleton = replace(
+        get_skeleton("nw-ucla"),
+        joint_names=tuple(f"joint {number}" for number in range(20)),
+        parts={"odd": tuple(range(1, 20, 2)), "none": (), "even": tuple(range(0, 20, 2))},
+    )
+    for partition in ("published", "published_bone", "parts"):
+        assert joint_groups(skeleton, partition) == (1, 0) * 10
+
+
+def test_joints_without_a_part_are_named():
+    skeleton = get_skeleton("ntu")
+    parts = {name: joints for name, joints in skeleton.parts.items() if name != "head"}
+    with pytest.raises(SkeletonError, match=r"parts: 'neck', 'head' of skeleton 'ntu' belong to no part"):
+        joint_groups(replace(skeleton, parts=parts), "parts")
+
+
+def test_an_unknown_partition_is_refused():
+    with pytest.raises(SkeletonError, match=r"partition: 'part' is unknown .did you mean 'parts'"):
+        joint_groups(get_skeleton("ntu"), "part")
