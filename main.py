@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done; 2 refused, the reason on stderr in one line; 3 stopped by a loss that is not finite;
         130 interrupted (the same command goes on after the last epoch).
     """
+    # Threads that spin while they wait make training many times slower when other programs share the cores. Read when
+    # torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         resolved = resolve(sys.argv[1:] if argv is None else argv)
         if resolved is not None:
