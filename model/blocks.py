@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.published import Source, joined, same
+from model.published import PublishedModule, Source, joined, same
 
 
 def init_convolution(layer: nn.Conv1d | nn.Conv2d, fused: int = 1) -> None:
@@ -46,7 +46,7 @@ class PersonNorm(nn.Module):
         return x.view(num_clips * persons, joints, channels, frames).transpose(1, 2).contiguous()
 
 
-class TemporalConvolution(nn.Module):
+class TemporalConvolution(PublishedModule):
     """Convolution along time, then batch normalisation; (n, C_in, V, T) -> (n, C_out, V, ceil(T / s)).
 
     With a kernel of 1 it is the projection of residual paths.
@@ -62,6 +62,10 @@ class TemporalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
+
+    def published_names(self) -> dict[str, Source]:
+        """Names where it stands for itself and not in a published sequence: they are ours."""
+        return same(self.conv, "conv", "conv") | same(self.bn, "bn", "bn")
 
 
 def residual_path(in_channels: int, out_channels: int, stride: int = 1) -> nn.Identity | TemporalConvolution:
@@ -95,7 +99,7 @@ class TemporalMaxPool(nn.Module):
         return largest
 
 
-class MultiScaleTemporal(nn.Module):
+class MultiScaleTemporal(PublishedModule):
     """Parallel temporal branches of equal width, concatenated; (n, C, V, T) -> (n, C, V, ceil(T / s)).
 
     Branches, in order: for every dilation 1x1 -> BN -> ReLU -> convolution -> BN; then 1x1 -> BN -> ReLU -> max-pool

@@ -23,110 +23,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graph import Skeleton, spatial_partition
-from model.blocks import (
-    MultiScaleTemporal,
-    PersonNorm,
-    PooledClassifier,
-    TemporalConvolution,
-    init_convolution,
-    residual_path,
-)
-from model.encoder import COORDINATES, Encoder, check_positive, check_probability
-from model.errors import EncoderError
-from model.published import Source, interleave, joined, same, within
+from model.blocks import MultiScaleTemporal, TemporalConvolution, init_convolution, residual_path
+from model.encoder import COORDINATES
+from model.published import PublishedModule, Source, interleave, joined, same
+from model.ten_blocks import TenBlockEncoder
 
 SUBSETS = 3
-BLOCKS = ((1, 1),) * 4 + ((2, 2), (2, 1), (2, 1)) + ((4, 2), (4, 1), (4, 1))
-"""(output channels as a multiple of base_channels, stride) of l1 to l10."""
 
 
-class CTRGCN(Encoder):
-    """The encoder of the table above.
+class CTRGCN(TenBlockEncoder):
+    """The encoder of the table above, with base_channels a multiple of 8; options as of TenBlockEncoder."""
 
-    Args:
-        skeleton, num_classes, num_persons, window: see model.build_encoder.
-        base_channels: channels of l1 to l4, a multiple of 8; l5-l7 have twice, l8-l10 four times as many.
-        dropout: probability before the classifier.
-    """
+    divisor = 8
 
-    classifier = "fc.linear"
+    @staticmethod
+    def graph_convolution(in_channels: int, out_channels: int, adjacency: Tensor) -> RefinedGraphConvolution:
+        return RefinedGraphConvolution(in_channels, out_channels, adjacency)
 
-    def __init__(
-        self,
-        *,
-        skeleton: Skeleton,
-        num_classes: int,
-        num_persons: int = 2,
-        window: int = 64,
-        base_channels: int = 64,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
-        check_positive("base_channels", base_channels)
-        if base_channels % 8:
-            raise EncoderError(
-                f"base_channels: {base_channels} is no multiple of 8; take {max(8, base_channels // 8 * 8)}"
-            )
-        check_probability("dropout", dropout)
-        adjacency = torch.from_numpy(spatial_partition(skeleton))
-        self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
-        self.blocks = nn.ModuleDict()
-        channels, frames = COORDINATES, window
-        for number, (width, stride) in enumerate(BLOCKS, start=1):
-            out_channels = width * base_channels
-            block = Block(channels, out_channels, adjacency, stride=stride, has_residual=number > 1)
-            self.blocks[f"l{number}"] = block
-            channels, frames = out_channels, math.ceil(frames / stride)
-        self.fc = PooledClassifier(channels, num_classes, dropout)
-        self._feature_shape = (channels, frames, skeleton.num_joints)
-
-    @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        return self._feature_shape
-
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
-        hidden = self.data_bn(x)
-        for block in self.blocks.values():
-            hidden = block(hidden)
-        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return self.fc(features)
-
-    def published_names(self) -> dict[str, Source]:
-        table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
-        for name, block in self.blocks.items():
-            assert isinstance(block, Block)
-            table |= within(f"blocks.{name}", name, block.published_names())
-        return table
+    @staticmethod
+    def temporal_module(channels: int, stride: int) -> MultiScaleTemporal:
+        return MultiScaleTemporal(channels, stride)
 
 
-class Block(nn.Module):
-    """Graph convolution, temporal convolutions, residual; (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride))."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, adjacency: Tensor, *, stride: int, has_residual: bool
-    ) -> None:
-        super().__init__()
-        self.gcn = RefinedGraphConvolution(in_channels, out_channels, adjacency)
-        self.tcn = MultiScaleTemporal(out_channels, stride)
-        self.residual = residual_path(in_channels, out_channels, stride) if has_residual else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.tcn(self.gcn(x))
-        if self.residual is not None:
-            y = y + self.residual(x)
-        return functional.relu(y, inplace=True)
-
-    def published_names(self) -> dict[str, Source]:
-        table = within("gcn", "gcn1", self.gcn.published_names()) | within("tcn", "tcn1", self.tcn.published_names())
-        if self.residual is not None:
-            table |= same(self.residual, "residual", "residual")
-        return table
-
-
-class RefinedGraphConvolution(nn.Module):
+class RefinedGraphConvolution(PublishedModule):
     """CTR-GC with its three subsets at once; (n, C_in, V, T) -> (n, C_out, V, T).
 
         P_k, Q_k  = two 1x1 convolutions of the mean of x over time        (n, r, V)

@@ -44,7 +44,8 @@ class LatentClassifier(nn.Module):
         hidden = self.dropout(functional.relu(self.hidden(features.mean(dim=(1, 3, 4)))))
         z = self.mean(hidden)
         if self.training and self.sampling:
-            deviation = torch.exp(self.noise_ratio * self.log_variance(hidden)).clamp(max=LARGEST_DEVIATION)
+            # Bounded before the exponential: after it an infinity would be bounded too, but send NaN backwards.
+            deviation = (self.noise_ratio * self.log_variance(hidden)).clamp(max=math.log(LARGEST_DEVIATION)).exp()
             z = z + torch.randn_like(z) * deviation
         self.drawn = z if self.training else None
         return self.decoder(z)

@@ -6,6 +6,7 @@ For every entry of its own state dict an encoder tells which published tensors i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,6 +29,14 @@ class Source:
 
     names: tuple[str, ...]
     join: Callable[[list[Tensor]], Tensor] = torch.cat
+
+
+class PublishedModule(nn.Module, ABC):
+    """A part of an encoder that knows the published names of its state."""
+
+    @abstractmethod
+    def published_names(self) -> dict[str, Source]:
+        """Our names -> the published ones, both relative to the module."""
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from model.encoder import Encoder
 
 _targets: dict[str, str | type[Encoder]] = {
+    "agcn": "model.agcn:AGCN",
     "blockgcn": "model.blockgcn:BlockGCN",
     "ctrgcn": "model.ctrgcn:CTRGCN",
     "hcn": "model.hcn:HCN",

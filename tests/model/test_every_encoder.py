@@ -18,6 +18,11 @@ WINDOW = 16
 """Short clips keep the suite short; no encoder has a window of its own."""
 
 KNOWN_DEAD = {
+    "agcn": {
+        r"\.tcn\.conv\.bias": "a batch normalisation follows and removes it",
+        r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
+        r"\.gcn\.bias": "a batch normalisation follows and removes it",
+    },
     "blockgcn": {
         r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
         r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",

@@ -44,6 +44,14 @@ def test_training_draws_around_the_mean(noise_ratio, log_variance):
         torch.testing.assert_close(logits, head.decoder(head.drawn))
 
 
+def test_an_enormous_log_variance_sends_no_nan_backwards():
+    head = build()
+    with torch.no_grad():
+        head.log_variance.bias.fill_(1000.0)
+    head(torch.randn(3, 2, 6, 7, 5)).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
+
+
 def test_without_sampling_training_takes_the_mean():
     head = build(sampling=False)
     features = torch.randn(3, 2, 6, 7, 5)

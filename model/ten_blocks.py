@@ -1,0 +1,130 @@
+"""The frame that CTR-GCN and 2S-AGCN share; it goes back to ST-GCN (Yan et al., AAAI 2018).
+
+    block   C_in -> C_out   stride   residual
+    l1          3 ->  64      1      none
+    l2-l4      64 ->  64      1      identity
+    l5         64 -> 128      2      1x1 convolution + BN
+    l6-l7     128 -> 128      1      identity
+    l8        128 -> 256      2      1x1 convolution + BN
+    l9-l10    256 -> 256      1      identity
+
+    clips (N, 3, T, V, M) -> PersonNorm -> l1 ... l10 -> features (N, M, 256, T / 4, V) -> PooledClassifier -> (N, K)
+
+Letters: N clips, M persons, n = N * M skeletons, C channels, T frames, V joints, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graph import Skeleton, spatial_partition
+from model.blocks import PersonNorm, PooledClassifier, residual_path
+from model.encoder import COORDINATES, Encoder, check_positive, check_probability
+from model.errors import EncoderError
+from model.published import PublishedModule, Source, same, within
+
+BLOCKS = ((1, 1),) * 4 + ((2, 2), (2, 1), (2, 1)) + ((4, 2), (4, 1), (4, 1))
+"""(output channels as a multiple of base_channels, stride) of l1 to l10."""
+
+
+class TenBlockEncoder(Encoder):
+    """An encoder of the table above. A subclass says what its blocks do with joints and what with frames.
+
+    Args:
+        skeleton, num_classes, num_persons, window: see model.build_encoder.
+        base_channels: channels of l1 to l4, a multiple of `divisor`; l5-l7 have twice, l8-l10 four times as many.
+        dropout: probability before the classifier.
+    """
+
+    classifier = "fc.linear"
+    divisor: ClassVar[int]
+    """Into how many equal parts the layers of the subclass divide the channels of a block."""
+
+    def __init__(
+        self,
+        *,
+        skeleton: Skeleton,
+        num_classes: int,
+        num_persons: int = 2,
+        window: int = 64,
+        base_channels: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        check_positive("base_channels", base_channels)
+        if base_channels % self.divisor:
+            nearest = max(self.divisor, base_channels // self.divisor * self.divisor)
+            raise EncoderError(f"base_channels: {base_channels} is no multiple of {self.divisor}; take {nearest}")
+        check_probability("dropout", dropout)
+        adjacency = torch.from_numpy(spatial_partition(skeleton))
+        self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
+        self.blocks = nn.ModuleDict()
+        channels, frames = COORDINATES, window
+        for number, (width, stride) in enumerate(BLOCKS, start=1):
+            out_channels = width * base_channels
+            self.blocks[f"l{number}"] = ResidualBlock(
+                self.graph_convolution(channels, out_channels, adjacency),
+                self.temporal_module(out_channels, stride),
+                residual_path(channels, out_channels, stride) if number > 1 else None,
+            )
+            channels, frames = out_channels, math.ceil(frames / stride)
+        self.fc = PooledClassifier(channels, num_classes, dropout)
+        self._feature_shape = (channels, frames, skeleton.num_joints)
+
+    @staticmethod
+    @abstractmethod
+    def graph_convolution(in_channels: int, out_channels: int, adjacency: Tensor) -> PublishedModule:
+        """What mixes the joints, (n, C_in, V, T) -> (n, C_out, V, T); adjacency (3, V, V) of the spatial partition."""
+
+    @staticmethod
+    @abstractmethod
+    def temporal_module(channels: int, stride: int) -> PublishedModule:
+        """What mixes the frames, (n, C, V, T) -> (n, C, V, ceil(T / stride))."""
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        return self._feature_shape
+
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        hidden = self.data_bn(x)
+        for block in self.blocks.values():
+            hidden = block(hidden)
+        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.fc(features)
+
+    def published_names(self) -> dict[str, Source]:
+        table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
+        for name, block in self.blocks.items():
+            assert isinstance(block, ResidualBlock)
+            table |= within(f"blocks.{name}", name, block.published_names())
+        return table
+
+
+class ResidualBlock(nn.Module):
+    """ReLU( tcn( gcn(x) ) + residual(x) ); (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride))."""
+
+    def __init__(self, gcn: PublishedModule, tcn: PublishedModule, residual: nn.Module | None) -> None:
+        super().__init__()
+        self.gcn = gcn
+        self.tcn = tcn
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.tcn(self.gcn(x))
+        if self.residual is not None:
+            y = y + self.residual(x)
+        return functional.relu(y, inplace=True)
+
+    def published_names(self) -> dict[str, Source]:
+        table = within("gcn", "gcn1", self.gcn.published_names()) | within("tcn", "tcn1", self.tcn.published_names())
+        if self.residual is not None:
+            table |= same(self.residual, "residual", "residual")
+        return table
