@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from engine.config import resolve
-from engine.errors import ConfigError, NonFiniteLossError, RunError
+from engine.errors import ConfigError, NonFiniteLossError, OtherRankError, RunError, StoppedError
 from engine.scores import ScoresError
 from feeders.errors import DataError
 from graph import SkeletonError
@@ -18,8 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        The exit code: 0 done; 2 refused, the reason on stderr in one line; 3 stopped by a loss that is not finite;
-        130 interrupted (the same command goes on after the last epoch).
+        The exit code: 0 done; 2 refused, the reason on stderr in one line; 3 stopped by numbers that are not finite;
+        143 (SIGTERM) or 130 (SIGINT, Ctrl-C) stopped by a signal: the same command goes on from there; 4 another
+        process of the run had to stop and says why.
     """
     # Threads that spin while they wait make training many times slower when other programs share the cores. Read when
     # torch is first imported.
@@ -31,15 +33,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run(resolved)
     except (ConfigError, RunError, ScoresError, DataError, SkeletonError, EncoderError, WeightsError) as error:
-        print(f"main.py: {error}", file=sys.stderr)
-        return 2
+        return _tell(error, 2)
     except NonFiniteLossError as error:
-        print(f"main.py: {error}", file=sys.stderr)
-        return 3
+        return _tell(error, 3)
+    except OtherRankError:
+        return _tell(None, 4)
+    except StoppedError as error:
+        return _tell(error, error.exit_code)
     except KeyboardInterrupt:
         print("main.py: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
         return 130
     return 0
+
+
+def _tell(error: Exception | None, code: int) -> int:
+    """Print the message, which of several processes only the first one does; the others give it time to."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(1)  # torchrun ends all processes as soon as one of them fails
+    elif error is not None:
+        print(f"main.py: {error}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

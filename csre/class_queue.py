@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csre.errors import CSREError
-from csre.memory_bank import ClassSortedBank, check_labels
+from csre.memory_bank import WHOLE_BANK, ClassSortedBank, Shard, check_labels
 
 
 class ClassQueue(ClassSortedBank):
@@ -26,6 +26,7 @@ class ClassQueue(ClassSortedBank):
         dim: D.
         capacity: rows per class, at least 2; a class with fewer indices gets one row for each.
         dtype: storage of the rows.
+        shard: which rows to keep.
 
     Raises:
         CSREError: ``capacity`` below 2; labels that are empty, not 1-D, not integer or negative; see also
@@ -36,7 +37,12 @@ class ClassQueue(ClassSortedBank):
     turn: Tensor
 
     def __init__(
-        self, labels: Tensor | Sequence[int], dim: int, capacity: int, dtype: torch.dtype = torch.float32
+        self,
+        labels: Tensor | Sequence[int],
+        dim: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        shard: Shard = WHOLE_BANK,
     ) -> None:
         if not isinstance(capacity, int) or capacity < 2:
             raise CSREError(
@@ -44,8 +50,8 @@ class ClassQueue(ClassSortedBank):
                 "the anchor itself"
             )
         labels = check_labels(labels)
-        super().__init__(labels, labels.bincount().clamp(max=capacity), dim, dtype)
-        self.register_buffer("owner", torch.full((len(self.rows),), -1))  # (B,) index that a row holds, -1: none
+        super().__init__(labels, labels.bincount().clamp(max=capacity), dim, dtype, shard)
+        self.register_buffer("owner", torch.full((len(self.written),), -1))  # (B,) index that a row holds, -1: none
         self.register_buffer("turn", torch.zeros_like(self._class_num_rows))  # per class, the offset written next
 
     def _find_rows(self, indices: Tensor) -> Tensor:
@@ -73,6 +79,6 @@ class ClassQueue(ClassSortedBank):
         self.turn.remainder_(self._class_num_rows.clamp(min=1))
         return torch.where(held >= 0, held, taken[first_of_index])
 
-    def _store(self, rows: Tensor, unit_rows: Tensor, indices: Tensor, last: Tensor) -> None:
-        super()._store(rows, unit_rows, indices, last)
+    def _record(self, rows: Tensor, indices: Tensor, last: Tensor) -> None:
+        super()._record(rows, indices, last)
         self.owner[rows] = torch.where(last >= 0, indices[last], self.owner[rows])

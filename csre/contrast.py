@@ -1,119 +1,75 @@
-"""One branch's contrast: choose rows of the bank for a batch, and turn their similarities into a loss.
+"""One branch's contrast: from the clips of a batch, or one rank's part of it, and a bank to a loss.
 
-Shapes: N anchors (the clips of a batch), B rows of the bank, D dimensions of a feature.
+Shapes: n clips of this rank, G of all ranks (one process: the same), B rows of the bank, D dimensions of a feature.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import torch
 from torch import Tensor
 
-from csre.loss import Scores, info_nce, mean_over_active
-from csre.memory_bank import Anchors, ClassSortedBank
+from csre.blockwise import contrast_in_blocks
+from csre.choice import active_anchors, choose, losses_of_choice
+from csre.collectives import ALONE, Ranks
+from csre.errors import CSREError
+from csre.loss import mean_over_active
+from csre.memory_bank import ClassSortedBank
 from csre.options import ContrastOptions
-from csre.sampling import (
-    Selection,
-    hardest_negatives,
-    hardest_positives,
-    join,
-    random_negatives,
-    random_positives,
-    without_repeats,
-)
+from csre.sampling import WHOLE_BATCH, Draws
 from csre.similarity import chosen_similarities, similarities
 
-
-class Choice(NamedTuple):
-    """The rows that a batch is contrasted with, and the anchors for which there are enough of them.
-
-    Attributes:
-        positives: the hard ones, then the random ones.
-        hard_negatives: hardest first.
-        random_negatives: may hold rows that are among the hard ones, too.
-        active: (N,) bool.
-    """
-
-    positives: Selection
-    hard_negatives: Selection
-    random_negatives: Selection
-    active: Tensor
-
-
-def choose(similarity: Tensor, anchors: Anchors, options: ContrastOptions) -> Choice:
-    """Choose rows by the rules and counts of ``options``.
-
-    Args:
-        similarity: (N, B) floating, of every anchor with every row.
-        anchors: of the same batch and bank, after the batch was written.
-        options: see there.
-    """
-    own_row = options.own_row == "include"
-    return Choice(
-        positives=join(
-            hardest_positives(similarity, anchors, options.positives.hard, own_row),
-            random_positives(anchors, options.positives.random),
-        ),
-        hard_negatives=hardest_negatives(similarity, anchors, options.negatives.hard),
-        random_negatives=random_negatives(anchors, options.negatives.random),
-        active=_active(anchors, options),
-    )
-
-
-def contrastive_loss(
-    query: Tensor, similarity: Tensor, bank_rows: Tensor, choice: Choice, options: ContrastOptions
-) -> Tensor:
-    """Mean loss of the active anchors, a scalar; a differentiable zero if there is none.
-
-    Args:
-        query: (N, D) floating, unit rows; the only argument that gets a gradient.
-        similarity: (N, B), of the query with all rows.
-        bank_rows: (B, D).
-        choice: what to contrast with.
-        options: see there.
-    """
-    hard, random = choice.hard_negatives, choice.random_negatives
-    if options.repeated_negatives == "once":
-        random = without_repeats(random, hard)
-    chosen = join(choice.positives, join(hard, random))
-    values = chosen_similarities(query, similarity, chosen.rows, bank_rows)
-    widths = [part.rows.shape[1] for part in (choice.positives, hard, random)]
-    positives, *denominators = map(Scores, values.split(widths, dim=1), chosen.valid.split(widths, dim=1))
-    if options.denominator == "joint":
-        denominators = [Scores(values[:, widths[0] :], chosen.valid[:, widths[0] :])]
-    # A rule whose count is 0 has no denominator.
-    denominators = [scores for scores in denominators if scores.values.shape[1] > 0]
-    per_anchor = info_nce(positives, denominators, options.temperature, options.positive_reduction)
-    return mean_over_active(per_anchor, choice.active)
+# Similarities (n, B) up to which all of them are computed at once: half a GiB in float32.
+_AT_ONCE = 2**27
 
 
 def contrast(
-    query: Tensor, labels: Tensor, indices: Tensor, bank: ClassSortedBank, options: ContrastOptions
+    query: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    bank: ClassSortedBank,
+    options: ContrastOptions,
+    draws: Draws = WHOLE_BATCH,
+    ranks: Ranks = ALONE,
+    unit_rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Contrast a batch with the bank that it was written to.
+    """Contrast clips with the bank that they were written to; collective if the bank is sharded.
 
     Args:
-        query: (N, D) floating, unit rows, zero for an anchor to leave out.
-        labels: (N,) int64, classes.
-        indices: (N,) int64, training indices.
+        query: (n, D) floating, unit rows of this rank's clips, zero for one to leave out; with gradient.
+        labels: (G,) int64, classes of all ranks' clips.
+        indices: (G,) int64, their training indices.
         bank: it is read only.
         options: see there.
+        draws: where the random rows come from.
+        ranks: who brings the clips, each equally many, in rank order.
+        unit_rows: (G, D) unit rows of all ranks' clips; None if there are no others than ``query``.
 
     Returns:
-        The loss, a scalar, and which anchors it is the mean of, (N,) bool.
+        A loss, a scalar, whose mean over the ranks is the mean over the active clips of all ranks, and which clips are
+        active, (G,) bool.
+
+    Raises:
+        CSREError: a sharded bank whose shards are not those of ``ranks``.
     """
-    similarity = similarities(query, bank.rows)
-    choice = choose(similarity, bank.anchors(query, labels, indices), options)
-    return contrastive_loss(query, similarity, bank.rows, choice, options), choice.active
-
-
-def _active(anchors: Anchors, options: ContrastOptions) -> Tensor:
-    """(N,) bool: usable anchors for which the bank holds enough rows of either kind."""
-    of_class, elsewhere = anchors.written_in_class(), anchors.written_elsewhere()
-    besides_own = of_class - (anchors.own_row >= 0).long()
-    for_hard = of_class if options.own_row == "include" else besides_own
-    if options.too_few == "skip":
-        enough = (for_hard >= options.positives.hard) & (besides_own >= options.positives.random)
-        return anchors.usable & enough & (elsewhere >= max(options.negatives.hard, options.negatives.random))
-    most = for_hard if options.positives.hard > 0 else besides_own
-    return anchors.usable & (most > 0) & (elsewhere > 0)
+    if bank.shard.ranks > 1 and bank.shard != (ranks.rank, ranks.world):
+        raise CSREError(
+            f"the bank is shard {bank.shard.rank} of {bank.shard.ranks} but this is rank {ranks.rank} of "
+            f"{ranks.world}: build CSRE with shard=(rank, ranks) and call contrast_across_ranks"
+        )
+    unit_rows = query.detach() if unit_rows is None else unit_rows
+    # Rankings near similarity 1 and the sums of 1024 exponentials do not survive 8 or 11 bits of mantissa.
+    with torch.autocast(query.device.type, enabled=False):
+        everyone = bank.anchors(unit_rows, labels, indices)
+        own = ranks.part(len(query))
+        if bank.shard.ranks > 1:
+            losses = contrast_in_blocks(query, unit_rows, everyone, bank, options, draws, ranks)
+        elif len(query) * len(bank.rows) > _AT_ONCE:
+            losses = contrast_in_blocks(query, query.detach(), everyone.part(own), bank, options, draws, ALONE)
+        else:
+            similarity = similarities(query, bank.rows)
+            choice = choose(similarity, everyone.part(own), options, draws)
+            losses = losses_of_choice(
+                chosen_similarities(query, similarity, choice.joined().rows, bank.rows), choice, options
+            )
+        active = active_anchors(everyone, options)
+        return ranks.world * mean_over_active(losses, active[own], among=active.sum()), active

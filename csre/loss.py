@@ -49,9 +49,13 @@ def info_nce(positives: Scores, denominators: Sequence[Scores], temperature: flo
     return total if reduction == "sum" else total / positives.valid.sum(dim=1).clamp(min=1)
 
 
-def mean_over_active(per_anchor: Tensor, active: Tensor) -> Tensor:
-    """Mean of ``per_anchor`` (N,) over the anchors that are ``active`` (N,) bool; a differentiable zero if none is."""
-    return torch.where(active, per_anchor, 0).sum() / active.sum().clamp(min=1)
+def mean_over_active(per_anchor: Tensor, active: Tensor, among: Tensor | None = None) -> Tensor:
+    """Mean of ``per_anchor`` (N,) over the anchors that are ``active`` (N,) bool; a differentiable zero if none is.
+
+    ``among``, a scalar, is the number to divide by in place of their own, where they are a part of a larger batch.
+    """
+    count = active.sum() if among is None else among
+    return torch.where(active, per_anchor, 0).sum() / count.clamp(min=1)
 
 
 def _log_sum_exp(negatives: Scores, temperature: float) -> Tensor:

@@ -15,58 +15,55 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from csre.anchors import Anchors
 from csre.errors import CSREError
 
 
-class Anchors(NamedTuple):
-    """Where the clips of a batch stand in a bank: what choosing rows for them needs to know.
+class Shard(NamedTuple):
+    """Which of ``ranks`` equal parts of a bank's rows a process keeps: part ``rank``, counted from 0."""
 
-    Attributes:
-        first_row: (N,) int64, first row of the anchor's class.
-        num_rows: (N,) int64, rows of that class, written or not; at least 1.
-        own_row: (N,) int64, the row that holds the anchor itself, -1 if none does.
-        usable: (N,) bool, False for an anchor that cannot be contrasted (see ``ClassSortedBank.anchors``).
-        written: (B,) bool, rows that hold a feature.
-        written_up_to: (B,) int64, number of written rows from row 0 to this one, itself included.
-        written_rows: (B,) int64, the rows that hold a feature, ascending; 0 beyond the last of them.
-        longest_class: rows of the largest class.
-    """
+    rank: int
+    ranks: int
 
-    first_row: Tensor
-    num_rows: Tensor
-    own_row: Tensor
-    usable: Tensor
-    written: Tensor
-    written_up_to: Tensor
-    written_rows: Tensor
-    longest_class: int
+    @classmethod
+    def of(cls, value: tuple[int, int]) -> Shard:
+        """A shard from a pair (rank, ranks).
 
-    def written_before_class(self) -> Tensor:
-        """(N,) int64: written rows that lie before the anchor's class."""
-        return torch.where(self.first_row > 0, self.written_up_to[(self.first_row - 1).clamp(min=0)], 0)
+        Raises:
+            CSREError: ``value`` is no such pair.
+        """
+        if isinstance(value, tuple | list) and len(value) == 2 and 0 <= value[0] < value[1]:
+            return cls(*value)
+        raise CSREError(f"shard is {value!r}: give a pair (rank, ranks), rank from 0 to ranks - 1")
 
-    def written_in_class(self) -> Tensor:
-        """(N,) int64: written rows of the anchor's class, its own among them."""
-        return self.written_up_to[self.first_row + self.num_rows - 1] - self.written_before_class()
+    def span(self, rows: int) -> tuple[int, int]:
+        """First row of the part of ``rows`` rows, and the one behind its last."""
+        return self.rank * rows // self.ranks, (self.rank + 1) * rows // self.ranks
 
-    def written_elsewhere(self) -> Tensor:
-        """(N,) int64: written rows of other classes."""
-        return self.written_up_to[-1] - self.written_in_class()
+
+WHOLE_BANK = Shard(0, 1)
 
 
 class ClassSortedBank(nn.Module):
     """Rows sorted by class, unit-normalised, never with a gradient, all of them in the state dict.
 
-    Which row an index gets is a subclass's affair: it fills in ``_find_rows`` and ``_assign_rows``.
+    Which row an index gets is a subclass's affair: it fills in ``_find_rows`` and ``_assign_rows``. A bank may keep a
+    shard of the rows; all else, which row is whose and which are written, it knows of the whole bank.
 
     Args:
         labels: class of every training index, (L,) int64, 0 or more.
         rows_per_class: rows of every class, (number of classes,) int64.
         dim: D.
         dtype: storage of the rows.
+        shard: which rows to keep.
+
+    Attributes:
+        shard: as given.
+        start: the first row that is kept; ``rows`` holds those from there on.
 
     Raises:
-        CSREError: on loading, a state dict whose bank was filled under other labels.
+        CSREError: fewer rows than shards; on loading, a state dict whose bank was filled under other labels, or that
+            holds one shard only.
     """
 
     rows: Tensor
@@ -75,11 +72,17 @@ class ClassSortedBank(nn.Module):
     _class_first_row: Tensor
     _class_num_rows: Tensor
 
-    def __init__(self, labels: Tensor, rows_per_class: Tensor, dim: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, labels: Tensor, rows_per_class: Tensor, dim: int, dtype: torch.dtype, shard: Shard = WHOLE_BANK
+    ) -> None:
         super().__init__()
         num_rows = int(rows_per_class.sum())
+        if num_rows < shard.ranks:
+            raise CSREError(f"the bank has {num_rows} rows, too few for {shard.ranks} shards: do not shard it")
+        self.shard = shard
+        self.start, stop = shard.span(num_rows)
         self.longest_class = int(rows_per_class.max())
-        self.register_buffer("rows", torch.zeros(num_rows, dim, dtype=dtype))
+        self.register_buffer("rows", torch.zeros(stop - self.start, dim, dtype=dtype))
         self.register_buffer("written", torch.zeros(num_rows, dtype=torch.bool))
         self.register_buffer("labels", labels)
         self.register_buffer("_class_first_row", rows_per_class.cumsum(0) - rows_per_class, persistent=False)
@@ -100,10 +103,12 @@ class ClassSortedBank(nn.Module):
         indices = self._inside(indices)
         rows = self._assign_rows(indices, storable)
         # Several writes to one row land in no fixed order on a GPU, so all of them write what the last one brings.
-        position = torch.arange(len(rows), device=rows.device)
-        same_row = (rows[:, None] == rows[None, :]) & storable[None, :]
-        last = torch.where(same_row, position, -1).amax(dim=1)
-        self._store(rows, unit_rows, indices, last)
+        last = _last_of_row(rows, storable)
+        self._record(rows, indices, last)
+        if self.shard.ranks > 1:
+            rows, kept = self.kept(rows)
+            last = _last_of_row(rows, storable & kept)
+        self.rows[rows] = torch.where(last[:, None] >= 0, unit_rows[last].to(self.rows.dtype), self.rows[rows])
 
     def anchors(self, unit_rows: Tensor, labels: Tensor, indices: Tensor) -> Anchors:
         """Find the clips of a batch in the bank as it is now (in a step, after ``write``). Arguments as of ``write``.
@@ -112,15 +117,13 @@ class ClassSortedBank(nn.Module):
         """
         usable = self._usable(unit_rows, labels, indices)
         classes = self.labels[self._inside(indices)]
-        written_up_to = self.written.cumsum(0)
         return Anchors(
             first_row=self._class_first_row[classes],
             num_rows=self._class_num_rows[classes],
             own_row=self.rows_of(indices),
             usable=usable,
             written=self.written,
-            written_up_to=written_up_to,
-            written_rows=_compacted(self.written, written_up_to),
+            written_up_to=self.written.cumsum(0, dtype=torch.int32),
             longest_class=self.longest_class,
         )
 
@@ -128,6 +131,12 @@ class ClassSortedBank(nn.Module):
         """The rows that hold these training indices, int64 of any shape; -1 where none does."""
         inside = self._inside(indices)
         return torch.where(inside == indices, self._find_rows(inside), -1)
+
+    def kept(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in ``self.rows`` these rows are, int64 of any shape, and which are there, bool; others are anywhere."""
+        place = rows - self.start
+        inside = place.clamp(0, len(self.rows) - 1)
+        return inside, inside == place
 
     def _find_rows(self, indices: Tensor) -> Tensor:
         """``rows_of`` for indices inside the bank."""
@@ -137,11 +146,9 @@ class ClassSortedBank(nn.Module):
         """The row (N,) that each index (N,) of a batch is to be written to; any row for what is not storable."""
         raise NotImplementedError
 
-    def _store(self, rows: Tensor, unit_rows: Tensor, indices: Tensor, last: Tensor) -> None:
-        """Write to each of ``rows`` (N,) what batch position ``last`` (N,) brings; where that is -1, leave it alone."""
-        brings = last >= 0
-        self.rows[rows] = torch.where(brings[:, None], unit_rows[last].to(self.rows.dtype), self.rows[rows])
-        self.written[rows] = brings | self.written[rows]
+    def _record(self, rows: Tensor, indices: Tensor, last: Tensor) -> None:
+        """Note that each of ``rows`` (N,) holds what batch position ``last`` (N,) brings; where that is -1, nothing."""
+        self.written[rows] = (last >= 0) | self.written[rows]
 
     def _inside(self, indices: Tensor) -> Tensor:
         return indices.clamp(0, len(self.labels) - 1)
@@ -157,7 +164,20 @@ class ClassSortedBank(nn.Module):
                 f"{prefix.rstrip('.')} was saved for other training labels ({len(stored)} indices, here "
                 f"{len(self.labels)}), so its rows would change class: use the training set that it was filled from"
             )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(self._own_part(state_dict, prefix), prefix, *args)
+
+    def _own_part(self, state_dict: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+        """The state of a whole bank, less the rows that are not kept."""
+        rows, written = (state_dict.get(f"{prefix}{entry}") for entry in ("rows", "written"))
+        if rows is None or written is None:
+            return state_dict
+        if len(rows) != len(written):
+            raise CSREError(
+                f"{prefix}rows holds {len(rows)} of {len(written)} rows, the shard of one rank: "
+                "save what gathered_state_dict gives"
+            )
+        start, stop = self.shard.span(len(rows))
+        return {**state_dict, f"{prefix}rows": rows[start:stop]}
 
 
 class MemoryBank(ClassSortedBank):
@@ -167,6 +187,7 @@ class MemoryBank(ClassSortedBank):
         labels: class of every training index, (L,) int64 tensor or sequence, 0 or more.
         dim: D.
         dtype: storage of the rows.
+        shard: which rows to keep.
 
     Raises:
         CSREError: labels that are empty, not 1-D, not integer or negative; see also ``ClassSortedBank``.
@@ -174,24 +195,32 @@ class MemoryBank(ClassSortedBank):
 
     _row_of_index: Tensor
 
-    def __init__(self, labels: Tensor | Sequence[int], dim: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        labels: Tensor | Sequence[int],
+        dim: int,
+        dtype: torch.dtype = torch.float32,
+        shard: Shard = WHOLE_BANK,
+    ) -> None:
         labels = check_labels(labels)
-        super().__init__(labels, labels.bincount(), dim, dtype)
-        self.register_buffer("_row_of_index", labels.argsort(stable=True).argsort(), persistent=False)
+        super().__init__(labels, labels.bincount(), dim, dtype, shard)
+        row = torch.arange(len(labels), dtype=torch.int32, device=labels.device)
+        row_of_index = torch.empty_like(row).scatter_(0, labels.argsort(stable=True), row)
+        self.register_buffer("_row_of_index", row_of_index, persistent=False)
 
     def _find_rows(self, indices: Tensor) -> Tensor:
-        rows = self._row_of_index[indices]
+        rows = self._row_of_index[indices].long()
         return torch.where(self.written[rows], rows, -1)
 
     def _assign_rows(self, indices: Tensor, storable: Tensor) -> Tensor:
-        return self._row_of_index[indices]
+        return self._row_of_index[indices].long()
 
 
-def _compacted(written: Tensor, written_up_to: Tensor) -> Tensor:
-    """What ``written.nonzero()`` gives, filled up with zeros to (B,): a length that no device has to be asked for."""
-    rows = torch.arange(len(written), device=written.device)
-    place = torch.where(written, written_up_to - 1, len(written))  # what is not written goes to a place of its own
-    return rows.new_zeros(len(written) + 1).scatter_(0, place, rows)[:-1]
+def _last_of_row(rows: Tensor, counts: Tensor) -> Tensor:
+    """(N,) int64: the last batch position that ``counts`` (N,) bool and goes to the same of ``rows`` (N,); -1: none."""
+    position = torch.arange(len(rows), device=rows.device)
+    same_row = (rows[:, None] == rows[None, :]) & counts[None, :]
+    return torch.where(same_row, position, -1).amax(dim=1)
 
 
 def check_labels(labels: Tensor | Sequence[int]) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from csre.class_queue import ClassQueue
 from csre.contrast import contrast
 from csre.errors import CSREError, check_choice
-from csre.memory_bank import ClassSortedBank, MemoryBank
+from csre.memory_bank import WHOLE_BANK, ClassSortedBank, MemoryBank, Shard
 from csre.options import ContrastOptions, Counts, Denominator, OwnRow, PositiveReduction, RepeatedNegatives, TooFew
+from csre.sampling import WHOLE_BATCH, Draws
 from csre.similarity import normalise_rows
 from csre.stfd import POOLED_AXES, ProjectionHead
 
@@ -35,8 +36,8 @@ class CSRE(nn.Module):
 
     It reads the encoder's last map and never changes the encoder, which is used alone at test time. Every forward pass
     writes the banks, so CSRE belongs in training steps only; call ``backward`` on its losses before the next one.
-    Ranks of a distributed run call ``project`` on their own clips, ``write`` on those of all ranks in one order, and
-    ``contrast`` on their own again; ``forward`` is these three for one process.
+    ``forward`` is ``project``, ``write`` and ``contrast`` for one process; ranks of a distributed run call ``project``
+    and then ``contrast_across_ranks``.
 
     Args:
         feature_shape: (C, T, V) of the encoder's last map.
@@ -55,6 +56,8 @@ class CSRE(nn.Module):
         too_few: ``use`` or ``skip``.
         bank_dtype: storage of the banks: ``float32``, ``float16`` or ``bfloat16``.
         capacity: rows per class at most, kept as a queue (``ClassQueue``); None for a row per training index.
+        shard: (rank, ranks) to keep only this rank's part of every bank's rows. Such a CSRE is used with
+            ``contrast_across_ranks`` and saved with ``gathered_state_dict``; None for all rows.
 
     Attributes:
         active_share: after a forward pass, per branch, the share of the batch's clips that had something to be
@@ -83,6 +86,7 @@ class CSRE(nn.Module):
         too_few: TooFew = ContrastOptions.too_few,
         bank_dtype: str = "float32",
         capacity: int | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.options = ContrastOptions(
@@ -102,16 +106,20 @@ class CSRE(nn.Module):
         self.weight = weight
         self.feature_shape = tuple(feature_shape)
         self.heads = nn.ModuleDict({name: ProjectionHead(name, feature_shape, dim, reduction) for name in branches})
-        self.banks = nn.ModuleDict({name: _build_bank(labels, dim, bank_dtype, capacity) for name in branches})
+        part = WHOLE_BANK if shard is None else Shard.of(shard)
+        self.banks = nn.ModuleDict({name: _build_bank(labels, dim, bank_dtype, capacity, part) for name in branches})
         self.active_share: dict[str, Tensor] = {}
 
-    def forward(self, features: Tensor, labels: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, features: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Losses of a batch, to be added to the cross entropy.
 
         Args:
             features: (N, M, C, T, V) floating, the encoder's last map per person, with gradient.
             labels: (N,) int64, classes of the clips.
             indices: (N,) int64, their training indices, so that ``labels`` is the constructor's ``labels`` at them.
+            generator: where random rows are drawn from; None for torch's global generator of the device.
 
         Returns:
             Per branch a weighted scalar, float32 (float64 for float64 features); a differentiable zero if no clip has
@@ -123,7 +131,7 @@ class CSRE(nn.Module):
         """
         queries = self.project(features)
         self.write(queries, labels, indices)
-        return self.contrast(queries, labels, indices)
+        return self.contrast(queries, labels, indices, Draws(generator))
 
     def project(self, features: Tensor) -> dict[str, Tensor]:
         """Per branch the unit features (N, D) of the maps ``features`` (N, M, C, T, V), in float32 or float64.
@@ -152,18 +160,19 @@ class CSRE(nn.Module):
         for name, bank in self._checked_banks(unit_rows, labels, indices):
             bank.write(unit_rows[name], labels, indices)
 
-    def contrast(self, queries: dict[str, Tensor], labels: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    def contrast(
+        self, queries: dict[str, Tensor], labels: Tensor, indices: Tensor, draws: Draws = WHOLE_BATCH
+    ) -> dict[str, Tensor]:
         """The weighted loss of every branch for unit features (N, D), after they were written.
+
+        With ``draws`` they can be a part of a larger batch: random rows are then drawn as for the whole of it.
 
         Raises:
             CSREError: as ``forward``, for ``labels`` and ``indices``.
         """
         losses = {}
         for name, bank in self._checked_banks(queries, labels, indices):
-            query = queries[name]
-            # Rankings near similarity 1 and the sums of 1024 exponentials do not survive 8 or 11 bits of mantissa.
-            with torch.autocast(query.device.type, enabled=False):
-                loss, active = contrast(query, labels, indices, bank, self.options)
+            loss, active = contrast(queries[name], labels, indices, bank, self.options, draws)
             losses[name] = self.weight * loss
             self.active_share[name] = active.float().mean()
         return losses
@@ -173,14 +182,17 @@ class CSRE(nn.Module):
     ) -> list[tuple[str, ClassSortedBank]]:
         banks = cast("list[tuple[str, ClassSortedBank]]", list(self.banks.items()))
         name, bank = banks[0]  # one look suffices: all branches see the same clips and the same training set
-        _check_batch(len(unit_rows[name]), labels, indices, bank.labels)
+        check_shapes(len(unit_rows[name]), labels, indices)
+        _check_values(labels, indices, bank.labels)
         return banks
 
 
-def _build_bank(labels: Tensor | Sequence[int], dim: int, dtype: str, capacity: int | None) -> ClassSortedBank:
+def _build_bank(
+    labels: Tensor | Sequence[int], dim: int, dtype: str, capacity: int | None, shard: Shard
+) -> ClassSortedBank:
     if capacity is None:
-        return MemoryBank(labels, dim, BANK_DTYPES[dtype])
-    return ClassQueue(labels, dim, capacity, BANK_DTYPES[dtype])
+        return MemoryBank(labels, dim, BANK_DTYPES[dtype], shard)
+    return ClassQueue(labels, dim, capacity, BANK_DTYPES[dtype], shard)
 
 
 def _check_branches(branches: Sequence[str]) -> None:
@@ -192,7 +204,12 @@ def _check_branches(branches: Sequence[str]) -> None:
         raise CSREError(f"branches is {branches!r}: name every branch once")
 
 
-def _check_batch(clips: int, labels: Tensor, indices: Tensor, bank_labels: Tensor) -> None:
+def check_shapes(clips: int, labels: Tensor, indices: Tensor) -> None:
+    """Refuse labels and indices that are not one int64 per clip.
+
+    Raises:
+        CSREError: a wrong shape or dtype.
+    """
     for argument, values in (("labels", labels), ("indices", indices)):
         if values.shape != (clips,):
             raise CSREError(
@@ -201,6 +218,9 @@ def _check_batch(clips: int, labels: Tensor, indices: Tensor, bank_labels: Tenso
             )
         if values.dtype != torch.int64:
             raise CSREError(f"{argument} has dtype {values.dtype}: give torch.int64")
+
+
+def _check_values(labels: Tensor, indices: Tensor, bank_labels: Tensor) -> None:
     if indices.device.type != "cpu" or torch.compiler.is_compiling():
         return  # looking at values would stop the device, or break the graph
     outside = (indices < 0) | (indices >= len(bank_labels))

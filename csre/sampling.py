@@ -13,7 +13,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csre.memory_bank import Anchors
+from csre.anchors import Anchors
+
+
+class Draws(NamedTuple):
+    """Where random numbers come from, so that each clip of a global batch gets the same ones wherever it is computed.
+
+    A process that holds the clips from ``start`` on of a batch of ``total`` draws for all of them and keeps its part.
+    So ranks whose generators are in the same state draw what one process with the whole batch draws.
+
+    Attributes:
+        generator: None for torch's global one of the device. One of another device is drawn from there.
+        start: position of the first anchor in the global batch.
+        total: clips of the global batch; None if the anchors are all of it.
+    """
+
+    generator: torch.Generator | None = None
+    start: int = 0
+    total: int | None = None
+
+    def rand(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """(rows, columns) float64, uniform in [0, 1): a slice of the (total, columns) numbers of the global batch."""
+        total = rows if self.total is None else self.total
+        source = device if self.generator is None else self.generator.device
+        table = torch.rand(total, columns, dtype=torch.float64, device=source, generator=self.generator)
+        return table[self.start : self.start + rows].to(device, non_blocking=True)
+
+
+WHOLE_BATCH = Draws()
 
 
 class Selection(NamedTuple):
@@ -63,23 +90,23 @@ def hardest_negatives(similarity: Tensor, anchors: Anchors, count: int) -> Selec
     return Selection(hardest.indices, hardest.values > -torch.inf)
 
 
-def random_positives(anchors: Anchors, count: int) -> Selection:
+def random_positives(anchors: Anchors, count: int, draws: Draws = WHOLE_BATCH) -> Selection:
     """``count`` written rows of the anchor's class except its own, uniformly without replacement, in no fixed order."""
     own_rank = anchors.written_up_to[anchors.own_row.clamp(min=0)] - 1
     has_own = anchors.own_row >= 0
     available = anchors.written_in_class() - has_own.long()
-    draw, valid = draw_without_replacement(available, min(count, anchors.longest_class))
+    draw, valid = draw_without_replacement(available, min(count, anchors.longest_class), draws)
     rank = draw + anchors.written_before_class()[:, None]
     rank = rank + (has_own[:, None] & (rank >= own_rank[:, None]))  # steps over the own row
-    return Selection(_written_row(rank, anchors), valid)
+    return Selection(anchors.written_rows(rank), valid)
 
 
-def random_negatives(anchors: Anchors, count: int) -> Selection:
+def random_negatives(anchors: Anchors, count: int, draws: Draws = WHOLE_BATCH) -> Selection:
     """``count`` written rows of other classes, uniformly without replacement, in no fixed order."""
-    draw, valid = draw_without_replacement(anchors.written_elsewhere(), min(count, len(anchors.written)))
+    draw, valid = draw_without_replacement(anchors.written_elsewhere(), min(count, len(anchors.written)), draws)
     behind = draw >= anchors.written_before_class()[:, None]
     rank = draw + behind * anchors.written_in_class()[:, None]  # steps over the anchor's class
-    return Selection(_written_row(rank, anchors), valid)
+    return Selection(anchors.written_rows(rank), valid)
 
 
 def without_repeats(selection: Selection, other: Selection) -> Selection:
@@ -91,7 +118,7 @@ def without_repeats(selection: Selection, other: Selection) -> Selection:
     return Selection(selection.rows, selection.valid & (held.gather(1, place) != selection.rows))
 
 
-def draw_without_replacement(available: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def draw_without_replacement(available: Tensor, count: int, draws: Draws = WHOLE_BATCH) -> tuple[Tensor, Tensor]:
     """For every entry n of ``available`` a uniformly random subset of ``count`` numbers from 0 to available[n] - 1.
 
     This is Floyd's method (Bentley and Floyd, Communications of the ACM 30(9), 1987), whose work depends on ``count``
@@ -103,6 +130,7 @@ def draw_without_replacement(available: Tensor, count: int) -> tuple[Tensor, Ten
     Args:
         available: (N,) int64, 0 or more.
         count: K, how many to draw.
+        draws: where the random numbers come from.
 
     Returns:
         The numbers (N, K) int64, and (N, K) bool: which of them count. Where fewer than ``count`` are available, all of
@@ -112,7 +140,7 @@ def draw_without_replacement(available: Tensor, count: int) -> tuple[Tensor, Ten
     lowest_top = available[:, None] - count
     top = lowest_top + step
     valid = top >= 0
-    chance = torch.rand(top.shape, dtype=torch.float64, device=available.device)
+    chance = draws.rand(len(available), count, available.device)
     # What is not valid draws a number of its own, so that it repeats nobody's.
     draw = torch.where(valid, (chance * (top + 1)).long(), top)
 
@@ -134,8 +162,3 @@ def _class_rows(anchors: Anchors) -> tuple[Tensor, Tensor]:
     offset = torch.arange(anchors.longest_class, device=anchors.first_row.device)
     num_rows = anchors.num_rows[:, None]
     return anchors.first_row[:, None] + torch.minimum(offset, num_rows - 1), offset < num_rows
-
-
-def _written_row(rank: Tensor, anchors: Anchors) -> Tensor:
-    """The row of the written row number ``rank`` (N, K), counted from 0; some row if there is none."""
-    return anchors.written_rows[rank.clamp(max=len(anchors.written_rows) - 1)]

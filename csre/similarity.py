@@ -81,10 +81,10 @@ class _ChosenSimilarities(torch.autograd.Function):
                 "the memory bank was written again before the losses of an earlier batch were differentiated: "
                 "call backward() on a batch's losses before CSRE sees the next batch"
             ) from error
-        return _weighted_rows(bank_rows, chosen, grad), None, None, None
+        return weighted_rows(bank_rows, chosen, grad), None, None, None
 
 
-def _weighted_rows(bank_rows: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def weighted_rows(bank_rows: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """Sum over k of weights[n, k] * bank_rows[chosen[n, k]], (N, D) in the dtype of the weights."""
     if bank_rows.dtype == weights.dtype:
         return F.embedding_bag(chosen, bank_rows, per_sample_weights=weights, mode="sum")

@@ -27,6 +27,8 @@ from model import list_encoders
 
 COMMAND_LINE = "command line"
 PRINT_CONFIG = "--print_config"
+FLAGS = {"--allow-mismatch": ("--allow_mismatch", "true")}
+"""Words of the command line that stand for a setting with its value."""
 ASIDE = ".old-"
 """What stands in the name of a run folder that was set aside."""
 LEAVES = leaves()
@@ -80,7 +82,8 @@ def resolve(argv: Sequence[str]) -> Resolved | None:
     settings = {key: Setting(leaf.default, "default") for key, leaf in LEAVES.items()}
     for fragment in read_settings(asked.config):
         _merge(settings, fragment, parser)
-    _override(settings, [word for word in argv if word != PRINT_CONFIG], parser)
+    words = [word for word in argv if word != PRINT_CONFIG]
+    _override(settings, [part for word in words for part in FLAGS.get(word, (word,))], parser)
     if settings["name"].value is None:
         settings["name"] = Setting(asked.config.stem, "name of the configuration file")
     config = instantiate({key: setting.value for key, setting in settings.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class ConfigError(ValueError):
     """A configuration file or command line that cannot be used; the message names place, key, reason and mend."""
@@ -12,4 +14,16 @@ class RunError(RuntimeError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss that is NaN or infinite; raised before the update, naming epoch, step and clips."""
+    """NaN or infinite numbers; raised before they reach the weights or a file, naming epoch, step and clips."""
+
+
+class OtherRankError(RuntimeError):
+    """Another rank of the run met an error and says so; this one only stops."""
+
+
+class StoppedError(RuntimeError):
+    """The run was asked to stop by a signal and has saved what it did."""
+
+    def __init__(self, number: int, where: str) -> None:
+        self.exit_code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command goes on from there")

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
+from torch import Tensor
 
 from engine.optim import autocast
 from engine.progress import progress
+from engine.ranks import Ranks
 from engine.schema import OptimConfig
+from engine.stopping import StopRequest
 from feeders.feeder import Feeder
 from model import Encoder
 
@@ -36,16 +39,35 @@ Outcome = dict[str, tuple[int | None, Accuracy]]
 
 
 @torch.inference_mode()
-def predict(encoder: Encoder, feeder: Feeder, config: OptimConfig, device: torch.device) -> np.ndarray:
-    """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: CSRE costs nothing here."""
+def predict(
+    encoder: Encoder,
+    feeder: Feeder,
+    config: OptimConfig,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    stop: StopRequest | None = None,
+) -> np.ndarray:
+    """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: CSRE costs nothing here.
+
+    The ranks take the batches in turns and exchange the logits: every clip is computed once, in the batch in which
+    one process computes it, and every rank gets all logits.
+
+    Raises:
+        StoppedError: a signal asked for it.
+    """
+    ranks = ranks or Ranks()
     encoder.eval()
-    logits = []
-    batches = feeder.epoch(0, config.test_batch_size)
-    for batch in progress(batches, "test", feeder.num_batches(config.test_batch_size)):
-        x, _, _, joints = batch.to(device)
-        with autocast(device, config):
-            logits.append(encoder(x, joints=joints).float())
-    return torch.cat(logits).cpu().numpy()
+    indices = feeder.epoch_indices(0).split(config.test_batch_size)
+    logits: list[Tensor] = []
+    for turn in progress(range(0, len(indices), ranks.size), "test"):
+        if turn + ranks.rank < len(indices):
+            x, _, _, joints = feeder.feed(indices[turn + ranks.rank], epoch=0).to(device)
+            with autocast(device, config):
+                logits.append(encoder(x, joints=joints).float().cpu())
+        if stop is not None and ranks.any(stop.asked is not None)[0]:
+            raise stop.error("during a test, which is repeated")
+    everyone = ranks.gather(logits)
+    return torch.cat([everyone[batch % ranks.size][batch // ranks.size] for batch in range(len(indices))]).numpy()
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> Accuracy:

@@ -1,24 +1,27 @@
-"""All objects of a run, built from its configuration, and their state as one checkpoint."""
+"""All objects of a run, built from its configuration."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from csre import CSRE, CSREError
-from engine.checkpoint import load_checkpoint, name_also, prune, save_checkpoint
-from engine.config import differing_keys
-from engine.errors import ConfigError, RunError
+from engine.errors import ConfigError
 from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
+from engine.ranks import Ranks, device_of
 from engine.run_folder import RunFolder
-from engine.schema import RunConfig, flatten
+from engine.schema import RunConfig
+from engine.step import TrainingStep
+from engine.sync_norm import synchronise_batch_norm
 from feeders.benchmarks import get_benchmark
 from feeders.feeder import Feeder
 from feeders.open import open_store, place_store
@@ -28,20 +31,32 @@ from model import Encoder, build_encoder
 
 @dataclass
 class Counters:
-    """How far a run is: epochs trained, epochs tested, and the best test so far."""
+    """How far a run is: epochs trained, epochs tested, and the best test so far.
+
+    step: steps done of the epoch in progress, 0 between epochs; skipped: those of them that were left out;
+    streak: steps left out in a row until now.
+    """
 
     trained: int = 0
     tested: int = 0
+    step: int = 0
+    skipped: int = 0
+    streak: int = 0
     best_epoch: int = 0
     best_top1: float = -1.0
 
 
 @dataclass
 class Experiment:
-    """The objects of a run. `csre` is None for a plain encoder; `average` where no moving average is kept."""
+    """The objects of a run. `csre` is None for a plain encoder; `average` where no moving average is kept.
+
+    forward: the part of a training step that the ranks differentiate together (`TrainingStep`, with several ranks
+    inside torch's DistributedDataParallel). sums: of the logged quantities over the steps of the epoch in progress.
+    """
 
     config: RunConfig
     folder: RunFolder
+    ranks: Ranks
     device: torch.device
     remarks: tuple[str, ...]
     train_clips: Feeder
@@ -52,7 +67,9 @@ class Experiment:
     optimizer: Optimizer
     schedule: LambdaLR
     scaler: torch.amp.GradScaler
+    forward: nn.Module
     counters: Counters = field(default_factory=Counters)
+    sums: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tested_encoder(self) -> Encoder:
@@ -62,80 +79,18 @@ class Experiment:
         assert isinstance(self.average.module, Encoder)
         return self.average.module
 
-    def save(self, best: bool = False) -> None:
-        """Write the checkpoint of this epoch; it becomes `last`, and `best` if so asked."""
-        path = self.folder.epoch(self.counters.trained)
-        save_checkpoint(path, self._content())
-        name_also(path, self.folder.last)
-        if best:
-            name_also(path, self.folder.best)
-        prune(self.folder.path / "checkpoints", self.config.log.keep_checkpoints)
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same run.
-
-        Raises:
-            RunError: it was written with other settings or other clips; the message lists what differs.
-        """
-        content = load_checkpoint(path)
-        changed = differing_keys(content["config"], self.config, ignore=["optim.epochs"])
-        if self.config.weights not in (None, content["config"]["weights"]):
-            changed.append(f"weights: {content['config']['weights']} -> {self.config.weights}")
-        if content["data"] != self.train_clips.store.fingerprint:
-            changed.append("the clips themselves")
-        if changed:
-            raise RunError(
-                f"{path} was trained with other settings ({'; '.join(changed)}); "
-                "undo the change, or start another run with --name, --work_dir or --resume never"
-            )
-        self.config.weights = content["config"]["weights"]  # where the run began stays on record
-        training = content["training"]
-        self.encoder.load_state_dict(training["encoder"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.schedule.load_state_dict(training["schedule"])
-        self.scaler.load_state_dict(training["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(training["average"])
-        if self.csre is not None:
-            self.csre.load_state_dict(training["csre"])
-        self.counters = Counters(**training["counters"])
-        if not self.folder.scores("best").exists():  # the checkpoint comes from another folder
-            self.counters.best_epoch, self.counters.best_top1 = 0, -1.0
-        if not self.folder.scores("last").exists():  # so that this folder gets the scores of its newest epoch
-            self.counters.tested = min(self.counters.tested, self.counters.trained - 1)
-        _restore_random(training["random"])
-        if self.counters.trained > self.config.optim.epochs:
-            raise RunError(
-                f"{path} has {self.counters.trained} epochs, more than optim.epochs ({self.config.optim.epochs}); "
-                "raise it, or start another run with --name"
-            )
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "encoder": self.tested_encoder.state_dict(),
-            "epoch": self.counters.trained,
-            "config": flatten(self.config),
-            "data": self.train_clips.store.fingerprint,
-            "training": {
-                "encoder": self.encoder.state_dict(),
-                "average": self.average.state_dict() if self.average is not None else None,
-                "csre": self.csre.state_dict() if self.csre is not None else None,
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "counters": vars(self.counters),
-                "random": _random_state(),
-            },
-        }
-
-
-def build(config: RunConfig) -> Experiment:
+def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
     """Open the data and build everything that the configuration names.
 
     Raises:
-        ConfigError, feeders.DataError, model.EncoderError: what the configuration names cannot be had.
+        ConfigError, RunError, feeders.DataError, model.EncoderError: what the configuration names cannot be had.
     """
-    device = _device(config.device)
+    ranks = ranks or Ranks()
+    _check_ranks(config, ranks)
+    device = device_of(config.device, ranks.local_rank)
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
     benchmark = get_benchmark(config.data.benchmark)
     opened = open_store(benchmark, config.data.path, config.data.on_bad_clip)
     store = place_store(opened.store, config.data.placement, device)
@@ -161,12 +116,15 @@ def build(config: RunConfig) -> Experiment:
         window=window,
         **config.model.options,
     ).to(device)
-    csre = _build_csre(config, encoder, train_clips.labels).to(device) if config.csre.enabled else None
+    if config.optim.sync_batchnorm and ranks.size > 1:
+        encoder = synchronise_batch_norm(encoder, device)
+    csre = _build_csre(config, encoder, train_clips.labels, ranks).to(device) if config.csre.enabled else None
     parameters = [*encoder.parameters(), *(csre.parameters() if csre is not None else ())]
     optimizer = build_optimizer(parameters, config.optim)
     return Experiment(
         config=config,
-        folder=RunFolder(Path(config.work_dir) / config.data.benchmark / str(config.name)),
+        ranks=ranks,
+        folder=RunFolder(Path(config.work_dir) / benchmark.name / str(config.name)),
         device=device,
         remarks=opened.remarks,
         train_clips=train_clips,
@@ -177,10 +135,28 @@ def build(config: RunConfig) -> Experiment:
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim),
         scaler=build_scaler(device, config.optim),
+        forward=_over_ranks(TrainingStep(encoder, csre), ranks, device),
     )
 
 
-def _build_csre(config: RunConfig, encoder: Encoder, labels: torch.Tensor) -> CSRE:
+def _over_ranks(step: TrainingStep, ranks: Ranks, device: torch.device) -> nn.Module:
+    if ranks.size == 1:
+        return step
+    # The gradient of a 1x1 convolution may come in another layout than its weight; copying it costs next to nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # A static graph admits parameters that never get a gradient, which some encoders have.
+    return DistributedDataParallel(step, device_ids=[device] if device.type == "cuda" else None, static_graph=True)
+
+
+def _check_ranks(config: RunConfig, ranks: Ranks) -> None:
+    if config.optim.batch_size % ranks.size:
+        raise ConfigError(
+            f"optim.batch_size: {config.optim.batch_size} clips cannot be shared by {ranks.size} processes; make it a "
+            f"multiple of {ranks.size}, or start another number of processes"
+        )
+
+
+def _build_csre(config: RunConfig, encoder: Encoder, labels: torch.Tensor, ranks: Ranks) -> CSRE:
     options = config.csre
     try:
         return CSRE(
@@ -200,24 +176,7 @@ def _build_csre(config: RunConfig, encoder: Encoder, labels: torch.Tensor) -> CS
             negatives=(options.negatives.hard, options.negatives.random),
             bank_dtype=options.bank.dtype,
             capacity=options.bank.capacity,
+            shard=(ranks.rank, ranks.size) if options.bank.sharded and ranks.size > 1 else None,
         )
     except CSREError as error:
         raise ConfigError(f"csre: {error}") from None
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, but torch sees no GPU; use --device auto or cpu")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
-def _random_state() -> dict[str, Any]:
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-
-def _restore_random(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

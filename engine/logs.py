@@ -6,13 +6,33 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from engine.files import write_atomically
 from engine.records import read_records
+
+
+class Log(Protocol):
+    """What the parts of a run tell their reader through."""
+
+    def say(self, message: str) -> None:
+        """A line of text."""
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """A line of data (`step`, `train` or `test`), with its numbers as curves over the step."""
+
+
+class SilentLog:
+    """The log of every rank but the first."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
 
 
 class RunLog:
@@ -22,13 +42,17 @@ class RunLog:
         folder: the run folder.
         trained: epochs already trained; lines about later ones, left by an interrupted epoch, are dropped.
         tested: epochs already tested, likewise.
+        step: steps already done of the epoch after the trained ones, likewise.
     """
 
-    def __init__(self, folder: Path, trained: int = 0, tested: int = 0) -> None:
+    def __init__(self, folder: Path, trained: int = 0, tested: int = 0, step: int = 0) -> None:
         self.metrics_path = folder / "metrics.jsonl"
-        self._drop_later(trained, tested)
+        kept = self._drop_later(trained, tested, step)
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._board = _new_board(folder / "tensorboard")
+        for record in kept:
+            self._draw(record["kind"], record.get("at", record["epoch"]), record)
+        self._told_full_disk = False
         self._logger = logging.getLogger(f"csre.run.{folder}")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
@@ -57,15 +81,36 @@ class RunLog:
         self._logger.info(message)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """A line of data (`step`, `train` or `test`), with its numbers as curves over the step."""
-        self._metrics.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._metrics.flush()
+        """A line of data. A disk that refuses is told once and the run goes on."""
+        try:
+            self._metrics.write(json.dumps({"kind": kind, "at": step, **values}) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            if not self._told_full_disk:
+                self.say(f"WARNING: {self.metrics_path}: cannot be written ({error.strerror}); numbers are being lost")
+            self._told_full_disk = True
+        self._draw(kind, step, values)
+
+    def _draw(self, kind: str, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def _drop_later(self, trained: int, tested: int) -> None:
-        newest = {"step": trained, "train": trained, "test": tested}
-        kept = [record for record in read_records(self.metrics_path) if record["epoch"] <= newest[record["kind"]]]
+    def _drop_later(self, trained: int, tested: int, step: int) -> list[dict[str, Any]]:
+        """Rewrite metrics.jsonl without what an interrupted epoch or test left there, and return what is kept."""
+        newest = {"step": (trained + 1, step), "train": (trained, 0), "test": (tested, 0)}
+        kept = [
+            record
+            for record in read_records(self.metrics_path)
+            if (record["epoch"], record.get("step", 0)) <= newest[record["kind"]]
+        ]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.metrics_path, lambda file: file.write(text.encode()))
+        return kept
+
+
+def _new_board(folder: Path) -> SummaryWriter:
+    """TensorBoard's files anew: they are drawn from metrics.jsonl again, so that no dropped line remains in a curve."""
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink()
+    return SummaryWriter(str(folder))

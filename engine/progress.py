@@ -10,6 +10,6 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterable[Item]:
-    """The items, with a bar that goes away when they are done."""
-    return tqdm(items, desc=what, total=total, leave=False, disable=None, dynamic_ncols=True)
+def progress(items: Iterable[Item], what: str, total: int | None = None, done: int = 0) -> Iterable[Item]:
+    """The items, with a bar that goes away when they are done; `done` of the total were done before."""
+    return tqdm(items, desc=what, total=total, initial=done, leave=False, disable=None, dynamic_ncols=True)

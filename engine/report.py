@@ -8,12 +8,13 @@ from sklearn.manifold import TSNE
 from engine.evaluate import Outcome, pooled_features
 from engine.experiment import Experiment
 from engine.figures import draw_confusion, draw_curves, draw_per_class, draw_tsne
-from engine.logs import RunLog
+from engine.logs import Log
 from engine.records import read_records
 from engine.run_folder import RunFolder
+from feeders.benchmarks import benchmark_name
 
 
-def report(run: Experiment, folder: RunFolder, log: RunLog, outcome: Outcome) -> None:
+def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> None:
     """Print the table of a run, and write results.json, confusion_*.csv and the figures into a folder."""
     figures, classes = folder.path / "figures", run.test_clips.class_names
     title = describe(run)
@@ -36,7 +37,7 @@ def report(run: Experiment, folder: RunFolder, log: RunLog, outcome: Outcome) ->
 def describe(run: Experiment) -> str:
     """`ctrgcn + CSRE, joint, nw-ucla`."""
     encoder = run.config.model.name + (" + CSRE" if run.config.csre.enabled else "")
-    return f"{encoder}, {run.config.data.stream}, {run.config.data.benchmark}"
+    return f"{encoder}, {run.config.data.stream}, {benchmark_name(run.config.data.benchmark)}"
 
 
 def table_of(run: Experiment, outcome: Outcome) -> str:
@@ -56,7 +57,7 @@ def table_of(run: Experiment, outcome: Outcome) -> str:
 def _results(run: Experiment, outcome: Outcome) -> dict[str, object]:
     classes = run.test_clips.class_names
     return {
-        "benchmark": run.config.data.benchmark,
+        "benchmark": benchmark_name(run.config.data.benchmark),
         "encoder": run.config.model.name,
         "csre": run.config.csre.enabled,
         "temperature": run.config.csre.temperature if run.config.csre.enabled else None,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from engine.checkpoint import remove_unfinished
 from engine.config import Resolved
 from engine.errors import RunError
 from engine.experiment import Experiment, build
-from engine.logs import RunLog
+from engine.lock import FolderLock
+from engine.logs import Log, RunLog, SilentLog
+from engine.ranks import Ranks, join_ranks
 from engine.report import describe, report
+from engine.run_folder import RunFolder
+from engine.state import newest_intact, resume, seed_rank
 from engine.testing import read_outcome, stored_weights, test_weights
 from engine.train import train
 from model import load_weights_file
@@ -18,66 +25,86 @@ def run(resolved: Resolved) -> None:
     """Carry out a configuration: train and test, or test stored weights; write everything into the run folder.
 
     Raises:
-        RunError, NonFiniteLossError: see there.
+        RunError, NonFiniteLossError, StoppedError, OtherRankError: see there.
         ConfigError, feeders.DataError, model.EncoderError, model.WeightsError: what is named cannot be used.
     """
-    if resolved.config.phase == "train":
-        _train(resolved)
-    else:
-        _test(resolved)
+    if resolved.config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    with join_ranks(resolved.config.device) as ranks:
+        carry_out = _train if resolved.config.phase == "train" else _test
+        carry_out(resolved, ranks)
 
 
-def _train(resolved: Resolved) -> None:
-    experiment = build(resolved.config)
+def _train(resolved: Resolved, ranks: Ranks) -> None:
+    experiment = ranks.together(lambda: build(resolved.config, ranks))
+    folder = experiment.folder
     # Whatever can be refused is refused before anything is written or moved.
-    experiment.train_clips.num_batches(resolved.config.optim.batch_size)
+    ranks.together(lambda: experiment.train_clips.num_batches(resolved.config.optim.batch_size))
+    lock = ranks.together(lambda: FolderLock(folder.path) if ranks.first and folder.path.exists() else None)
     said = _take_up(experiment)
-    folder, counters = experiment.folder, experiment.counters
-    folder.create()
-    folder.describe(resolved, experiment.device)
-    with RunLog(folder.path, counters.trained, counters.tested) as log:
-        for line in [_opening(experiment), *experiment.remarks, *said]:
+    lock, moved = ranks.together(lambda: _occupy(experiment, resolved, lock) if ranks.first else (None, []))
+    counters = experiment.counters
+    with _log_of(ranks, folder, counters.trained, counters.tested, counters.step) as log:
+        for line in [_opening(experiment), *experiment.remarks, *said, *moved]:
             log.say(line)
         train(experiment, log)
-        report(experiment, folder, log, read_outcome(experiment))
+        if ranks.first:
+            report(experiment, folder, log, read_outcome(experiment))
+    if lock is not None:
+        lock.release()
 
 
-def _test(resolved: Resolved) -> None:
-    experiment = build(resolved.config)
+def _test(resolved: Resolved, ranks: Ranks) -> None:
+    experiment = ranks.together(lambda: build(resolved.config, ranks))
     experiment.average = None  # a checkpoint's `encoder` is already the average, where there is one
-    stored = stored_weights(experiment)
-    for weights in stored:
-        load_weights_file(experiment.encoder, weights.path)
+    stored = ranks.together(lambda: stored_weights(experiment))
+    ranks.together(lambda: [load_weights_file(experiment.encoder, weights.path) for weights in stored])
     folder = experiment.folder.of_tests
-    folder.create()
-    folder.describe(resolved, experiment.device)
-    with RunLog(folder.path) as log:
+    lock = ranks.together(lambda: _occupy_for_test(folder, resolved, experiment) if ranks.first else None)
+    with _log_of(ranks, folder) as log:
         for line in [_opening(experiment), *experiment.remarks]:
             log.say(line)
-        report(experiment, folder, log, test_weights(experiment, stored, folder, log))
+        outcome = test_weights(experiment, stored, folder, log)
+        if ranks.first:
+            report(experiment, folder, log, outcome)
+    if lock is not None:
+        lock.release()
 
 
 def _take_up(experiment: Experiment) -> list[str]:
     """Go on with what there is, or start: from given weights, or from scratch. Returns what to tell the user."""
-    config, folder = experiment.config, experiment.folder
-    if config.resume not in ("auto", "never"):
-        given = Path(config.resume)
-        if folder.last.exists() and not given.samefile(folder.last):
-            raise RunError(
-                f"{folder.path} holds a run already; to go on from {given} beside it, give a --name or --work_dir"
-            )
-        experiment.resume(given)
-    elif config.resume == "auto" and folder.last.exists():
-        experiment.resume(folder.last)
-    else:
-        started = _start(experiment)
-        if config.resume == "never" and folder.path.exists():
-            started.append(f"the earlier run was set aside as {folder.set_aside()}")
-        return started
+    config, ranks = experiment.config, experiment.ranks
+    path, said = ranks.gather(ranks.together(lambda: _where_to_go_on(experiment) if ranks.first else (None, [])))[0]
+    if path is None:
+        said = ranks.together(lambda: _start(experiment))
+        if ranks.rank > 0:  # dropout differs between the ranks
+            seed_rank(config.seed, ranks.rank)
+        return said
+    ranks.together(lambda: resume(experiment, path))
     counters = experiment.counters
-    if counters.tested < config.optim.epochs:
-        return [f"going on after epoch {counters.trained}"]
-    return [f"this run is complete ({counters.tested} epochs); raise optim.epochs, or repeat it with --resume never"]
+    if counters.tested >= config.optim.epochs:
+        mend = "raise optim.epochs, or repeat it with --resume never"
+        return [*said, f"this run is complete ({counters.tested} epochs); {mend}"]
+    within = f", step {counters.step} of the next one" if counters.step else ""
+    return [*said, f"going on after epoch {counters.trained}{within}"]
+
+
+def _where_to_go_on(experiment: Experiment) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, if any, and what to tell about it."""
+    config, folder = experiment.config, experiment.folder
+    if config.resume == "never":
+        return None, []
+    newest = newest_intact(folder.path / "checkpoints") if config.resume == "auto" else None
+    if newest is not None:
+        return newest
+    if config.resume == "auto":
+        return None, []
+    given = Path(config.resume)
+    if folder.last.exists() and not given.samefile(folder.last):
+        raise RunError(
+            f"{folder.path} holds a run already; to go on from {given} beside it, give a --name or --work_dir"
+        )
+    return given, []
 
 
 def _start(experiment: Experiment) -> list[str]:
@@ -87,9 +114,36 @@ def _start(experiment: Experiment) -> list[str]:
     return [f"starting from {origin} in {experiment.config.weights}"]
 
 
+def _occupy(experiment: Experiment, resolved: Resolved, lock: FolderLock | None) -> tuple[FolderLock, list[str]]:
+    """Make the run folder and lock it, once an earlier run there (which `lock` holds) is set aside if so asked."""
+    folder, said = experiment.folder, []
+    if experiment.config.resume == "never" and lock is not None:
+        said = [f"the earlier run was set aside as {folder.set_aside()}"]
+        lock.release()
+        lock = None
+    folder.create()
+    lock = lock or FolderLock(folder.path)
+    remove_unfinished(folder.path / "checkpoints")
+    folder.describe(resolved, experiment.device)
+    return lock, said
+
+
+def _occupy_for_test(folder: RunFolder, resolved: Resolved, experiment: Experiment) -> FolderLock:
+    folder.create()
+    lock = FolderLock(folder.path)
+    folder.describe(resolved, experiment.device)
+    return lock
+
+
+def _log_of(ranks: Ranks, folder: RunFolder, *newest: int) -> AbstractContextManager[Log]:
+    """The log of a rank; `newest` are the arguments of RunLog after the folder."""
+    return RunLog(folder.path, *newest) if ranks.first else nullcontext(SilentLog())
+
+
 def _opening(run: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in run.encoder.parameters())
+    processes = f" x {run.ranks.size} processes" if run.ranks.size > 1 else ""
     return (
         f"{describe(run)}: {len(run.train_clips)} training and {len(run.test_clips)} test clips, "
-        f"{parameters:,} encoder parameters, {run.device}, run folder {run.folder.path}"
+        f"{parameters:,} encoder parameters, {run.device}{processes}, run folder {run.folder.path}"
     )

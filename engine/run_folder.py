@@ -5,7 +5,7 @@ environment.json     versions, device, command line
 log.txt              what the run said
 metrics.jsonl        one JSON object a line: steps, training epochs, tests
 tensorboard/         the same for TensorBoard
-checkpoints/         last.pt, best.pt and the newest epoch_XXXX.pt
+checkpoints/         last.pt, best.pt, the newest epoch_XXXX.pt and those of the epoch in progress
 scores_last.npz      logits of the test clips after the last epoch; scores_best.npz after the best
 results.json         accuracies, per class too, of both
 confusion_*.csv, tsne_*.npz, figures/*.png
@@ -43,9 +43,10 @@ class RunFolder:
         """The checkpoint of the epoch with the best test accuracy."""
         return self.path / "checkpoints" / "best.pt"
 
-    def epoch(self, number: int) -> Path:
-        """The checkpoint after a number of epochs."""
-        return self.path / "checkpoints" / f"epoch_{number:04d}.pt"
+    def checkpoint(self, epoch: int, step: int = 0) -> Path:
+        """The checkpoint after an epoch (counted from 1), or after a step within it."""
+        within = f"_step_{step:06d}" if step else ""
+        return self.path / "checkpoints" / f"epoch_{epoch:04d}{within}.pt"
 
     def scores(self, selection: str) -> Path:
         """The score file of the `last` or `best` epoch, or of a `test`."""

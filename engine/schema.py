@@ -12,6 +12,8 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from feeders.benchmarks import BENCHMARKS
+
 Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
 
 
@@ -29,7 +31,7 @@ def option(
 class DataConfig:
     """Which clips, and what of them the encoder sees."""
 
-    benchmark: str = option("nw-ucla", "data set and protocol: demo, nw-ucla")
+    benchmark: str = option("nw-ucla", f"data set and protocol: {', '.join(BENCHMARKS)}, or the YAML file of your own")
     path: str | None = option(None, "folder or file of the clips; null: the benchmark's usual place under data/")
     stream: Stream = option("joint", "input stream")
     variant: Literal["plain", "centred"] = option(
@@ -40,8 +42,10 @@ class DataConfig:
         None, "times an epoch visits each training clip, each visit augmented anew; null: the benchmark's", at_least=1
     )
     on_bad_clip: Literal["error", "skip"] = option("error", "what to do about clips that cannot be read")
-    placement: Literal["auto", "host", "device"] = option(
-        "auto", "memory that holds the clips; auto: the device where it has plenty of room, else the host"
+    placement: Literal["auto", "host", "memory_map", "device"] = option(
+        "auto",
+        "memory that holds the clips: the host's, the device's, or none (memory_map: clips of a packed store are "
+        "decoded at every visit); auto: the device where it has plenty of room, else the host, else none",
     )
 
 
@@ -75,6 +79,7 @@ class BankConfig:
 
     dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "number format of the stored rows")
     capacity: int | None = option(None, "rows kept per class, oldest replaced first; null: one per clip", at_least=2)
+    sharded: bool = option(False, "with several processes: each keeps a part of the rows instead of all of them")
 
 
 @dataclass
@@ -114,7 +119,9 @@ class OptimConfig:
     momentum: float = option(0.9, "momentum of sgd", at_least=0)
     nesterov: bool = option(True, "Nesterov momentum for sgd")
     weight_decay: float = option(4e-4, "weight decay, on every parameter", at_least=0)
-    batch_size: int = option(64, "clips per training step; an epoch's last incomplete batch is dropped", at_least=1)
+    batch_size: int = option(
+        64, "clips per training step, over all processes; an epoch's last incomplete batch is dropped", at_least=1
+    )
     test_batch_size: int = option(64, "clips per evaluation step", at_least=1)
     epochs: int = option(65, "epochs to train; may be raised later to go on with a finished run", at_least=1)
     warmup_epochs: int = option(5, "epochs over which the learning rate rises linearly to optim.lr", at_least=0)
@@ -131,6 +138,11 @@ class OptimConfig:
         above=0,
         below=1,
     )
+    sync_batchnorm: bool = option(False, "with several processes: batch normalisation over the clips of all of them")
+    on_non_finite: Literal["stop", "skip"] = option(
+        "stop", "what to do about a step with NaN or infinite numbers: stop the run, or leave the step out and say so"
+    )
+    max_skips: int = option(20, "steps left out in a row (fp16 overflows too) after which the run stops", at_least=1)
 
 
 @dataclass
@@ -139,6 +151,12 @@ class LogConfig:
 
     every_steps: int = option(20, "steps between two lines of the step log", at_least=1)
     keep_checkpoints: int = option(2, "epoch checkpoints kept beside best", at_least=1)
+    checkpoint_steps: int | None = option(
+        None, "also write a checkpoint after every so many steps of an epoch", at_least=1
+    )
+    checkpoint_minutes: float | None = option(
+        15.0, "also write a checkpoint within an epoch when the newest is so many minutes old; null: never", above=0
+    )
     tsne_clips: int = option(1000, "test clips in the t-SNE figure; 0: no figure", at_least=0)
 
 
@@ -153,9 +171,13 @@ class RunConfig:
         "weights to test or to start from: a checkpoint of this project, or one published by the encoder's authors",
     )
     resume: str = option("auto", "auto: go on with the run in its folder; never: set that run aside; or a checkpoint")
+    allow_mismatch: bool = option(
+        False, "(--allow-mismatch) test --weights that were trained on another stream, variant or benchmark"
+    )
     work_dir: str = option("work_dir", "folder of all runs; this one's is <work_dir>/<benchmark>/<name>")
     seed: int = option(1, "seed of the weights, the order of the clips and the augmentation", at_least=0, below=2**32)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda where there is one")
+    deterministic: bool = option(False, "bit-equal repetition on a GPU too (the CPU always is), at some speed")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     csre: CSREConfig = field(default_factory=CSREConfig)
@@ -171,14 +193,21 @@ EXECUTION_KEYS = frozenset(
         "phase",
         "weights",
         "resume",
+        "allow_mismatch",
         "work_dir",
         "device",
+        "deterministic",
         "data.path",
         "data.on_bad_clip",
         "data.placement",
         "optim.test_batch_size",
+        "optim.on_non_finite",
+        "optim.max_skips",
+        "csre.bank.sharded",
         "log.every_steps",
         "log.keep_checkpoints",
+        "log.checkpoint_steps",
+        "log.checkpoint_minutes",
         "log.tsne_clips",
     }
 )

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.files import write_atomically
-from engine.pickled_arrays import PickleRefusedError
+from feeders.pickled_arrays import PickleRefusedError
 from engine.published_scores import read_pickled_scores
 
 SELECTIONS = ("last", "best", "test")

@@ -15,24 +15,35 @@ from engine.config import differing_keys
 from engine.errors import RunError
 from engine.evaluate import Outcome, measure, predict
 from engine.experiment import Experiment
-from engine.logs import RunLog
+from engine.logs import Log
 from engine.run_folder import RunFolder
 from engine.schema import EXECUTION_KEYS, flatten
 from engine.scores import Scores, load_scores, save_scores
+from engine.state import changed_data
+from engine.stopping import StopRequest
+from feeders.benchmarks import benchmark_name
 from model import load_weights_file
 
 
-def test_epoch(run: Experiment, log: RunLog) -> bool:
-    """Test the newest weights, write their scores, and say whether they are the best so far."""
+def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> bool:
+    """Test the newest weights, write their scores, and say whether they are the best so far.
+
+    Raises:
+        StoppedError: a signal asked for it.
+    """
     epoch = run.counters.trained
-    logits = predict(run.tested_encoder, run.test_clips, run.config.optim, run.device)
+    run.ranks.share_buffers(run.tested_encoder)
+    logits = predict(run.tested_encoder, run.test_clips, run.config.optim, run.device, run.ranks, stop)
     accuracy = measure(logits, run.test_clips.labels.cpu().numpy())
     settings = flatten(run.config)
     improved = accuracy.top1 > run.counters.best_top1
     if improved:
         run.counters.best_epoch, run.counters.best_top1 = epoch, accuracy.top1
-        _write_scores(run, run.folder, logits, epoch, "best", settings)
-    _write_scores(run, run.folder, logits, epoch, "last", settings)
+    for selection in ("best", "last") if improved else ("last",):
+        try:
+            _write_scores(run, run.folder, logits, epoch, selection, settings)
+        except RunError as error:
+            log.say(f"WARNING: {error}. The run goes on; the {selection} scores are of an older epoch")
     values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
     log.record("test", epoch, {"epoch": epoch, **values})
     log.say(
@@ -56,7 +67,7 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
 
     Raises:
         RunError: the run has no checkpoint, or was trained on other clips, another stream or another encoder than
-            the configuration now says.
+            the configuration now says; or the given weights were trained on another stream, variant or benchmark.
     """
     if run.config.weights is not None:
         path = Path(run.config.weights)
@@ -64,14 +75,14 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
             content = load_checkpoint(path)
         except RunError:  # not a checkpoint of ours: the import of weights judges it
             return [StoredWeights("test", path, None, None)]
+        _check_match(run, path, content["config"])
         return [StoredWeights("test", path, content["epoch"], content["config"])]
     found: list[StoredWeights] = []
     for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
         content = load_checkpoint(path)
         training_only = [key for key in content["config"] if not key.startswith(("data.", "model."))]
         changed = differing_keys(content["config"], run.config, ignore=[*training_only, "data.repeat"])
-        if content["data"] != run.train_clips.store.fingerprint:
-            changed.append("the clips themselves")
+        changed += changed_data(run, content)
         if changed:
             raise RunError(
                 f"{path} was trained with other settings ({'; '.join(changed)}); undo the change, or test it as "
@@ -81,15 +92,12 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
     return found
 
 
-def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFolder, log: RunLog) -> Outcome:
+def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFolder, log: Log) -> Outcome:
     """Test stored weights and write their scores into a folder."""
     outcome: Outcome = {}
     for weights in stored:
         log.say(f"{weights.selection}: {load_weights_file(run.encoder, weights.path)} from {weights.path}")
-        stream = (weights.trained_with or {}).get("data.stream", run.config.data.stream)
-        if stream != run.config.data.stream:
-            log.say(f"WARNING: these weights were trained on the {stream} stream, not on {run.config.data.stream}")
-        logits = predict(run.encoder, run.test_clips, run.config.optim, run.device)
+        logits = predict(run.encoder, run.test_clips, run.config.optim, run.device, run.ranks)
         _write_scores(run, folder, logits, weights.epoch, weights.selection, weights.trained_with)
         outcome[weights.selection] = (weights.epoch, measure(logits, run.test_clips.labels.cpu().numpy()))
     return outcome
@@ -105,6 +113,18 @@ def read_outcome(run: Experiment) -> Outcome:
     return outcome
 
 
+def _check_match(run: Experiment, path: Path, trained_with: dict[str, Any]) -> None:
+    """Refuse weights of another stream, variant or benchmark, unless `allow_mismatch` admits them."""
+    wanted = flatten(run.config)
+    keys = ("data.benchmark", "data.stream", "data.variant")
+    mismatches = [f"{key}: {trained_with[key]} -> {wanted[key]}" for key in keys if trained_with[key] != wanted[key]]
+    if mismatches and not run.config.allow_mismatch:
+        raise RunError(
+            f"{path} was trained on something else than it would be tested on ({'; '.join(mismatches)}); set "
+            "these as it was trained, or add --allow-mismatch"
+        )
+
+
 def _write_scores(
     run: Experiment,
     folder: RunFolder,
@@ -114,6 +134,8 @@ def _write_scores(
     trained_with: dict[str, Any] | None,
 ) -> None:
     """Write logits with what made them; `trained_with` are the settings of the training, None where unknown."""
+    if not run.ranks.first:
+        return
     config = run.config
     scores = Scores(
         names=list(run.test_clips.names),
@@ -121,7 +143,7 @@ def _write_scores(
         logits=logits,
         stream=config.data.stream,
         encoder=config.model.name,
-        benchmark=config.data.benchmark,
+        benchmark=benchmark_name(config.data.benchmark),
         epoch=epoch,
         run=str(config.name),
         csre=None if trained_with is None else trained_with["csre.enabled"],

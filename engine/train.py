@@ -4,122 +4,148 @@ from __future__ import annotations
 
 import resource
 import time
-from collections import defaultdict
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from engine.errors import NonFiniteLossError
+from engine.attempt import Attempt, attempt, leave_out, spoiled, update
+from engine.errors import RunError
 from engine.experiment import Experiment
-from engine.logs import RunLog
-from engine.optim import autocast
+from engine.logs import Log
 from engine.progress import progress
+from engine.state import save
+from engine.stopping import StopRequest
 from engine.testing import test_epoch
 from feeders.feeder import ClipBatch
 
 
-def train(run: Experiment, log: RunLog) -> None:
+def train(run: Experiment, log: Log) -> None:
     """Train and test epoch by epoch until `optim.epochs`; a run that was interrupted goes on where it was.
 
     A trained epoch is saved before its test, so that nothing that happens during the test can lose it.
-    """
-    counters = run.counters
-    while counters.tested < run.config.optim.epochs:
-        if counters.trained == counters.tested:
-            train_epoch(run, log)
-            counters.trained += 1
-            run.save()
-        improved = test_epoch(run, log)
-        counters.tested = counters.trained
-        run.save(best=improved)
-
-
-def train_epoch(run: Experiment, log: RunLog) -> None:
-    """One pass over the training clips.
 
     Raises:
+        StoppedError: a signal asked for it; everything done is saved.
+        NonFiniteLossError: numbers went wrong, before they reached a checkpoint.
+        RunError: the disk refused the last checkpoint.
+    """
+    counters, saved = run.counters, True
+    with StopRequest() as stop:
+        while counters.tested < run.config.optim.epochs:
+            if counters.trained == counters.tested:
+                train_epoch(run, log, stop)
+                save(run, log)
+            improved = test_epoch(run, log, stop)
+            counters.tested = counters.trained
+            saved = save(run, log, best=improved)
+    if not saved:
+        raise RunError(
+            f"{run.folder.path}: the run is complete, but its last checkpoint could not be written; free some space "
+            "and run the same command again"
+        )
+
+
+def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> None:
+    """The steps of one epoch that are still to do.
+
+    Raises:
+        StoppedError: a signal asked for it; the steps done are saved.
         NonFiniteLossError: before the update that would have spoiled the weights.
     """
-    config, device, epoch = run.config, run.device, run.counters.trained + 1
-    steps = run.train_clips.num_batches(config.optim.batch_size)
-    learning_rate = run.schedule.get_last_lr()[0]
-    batches = run.train_clips.epoch(epoch, config.optim.batch_size)
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+    config, counters, epoch = run.config, run.counters, run.counters.trained + 1
+    steps, first = run.train_clips.num_batches(config.optim.batch_size), run.counters.step + 1
     run.encoder.train()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    started = time.perf_counter()
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
+    started = saved_at = time.monotonic()
 
-    for step, batch in enumerate(progress(batches, f"epoch {epoch}/{config.optim.epochs}", steps), start=1):
-        x, labels, indices, joints = batch.to(device)
-        with autocast(device, config.optim):
-            features = run.encoder.features(x, joints=joints)
-            logits = run.encoder.classify(features)
-            contrast = run.csre(features, labels, indices) if run.csre is not None else {}
-        smoothing = run.encoder.label_smoothing
-        per_clip = cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-        losses = {"cross_entropy": per_clip.mean(), **run.encoder.own_losses(labels), **contrast}
-        loss = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(loss):  # waits for the device, once a step: the price of never spoiling the weights
-            raise _non_finite(run, epoch, step, batch, per_clip, losses)
+    for step, batch in progress(
+        _batches(run, epoch, first, steps), f"epoch {epoch}/{config.optim.epochs}", steps, first - 1
+    ):
+        tried = attempt(run, batch, epoch, step)
+        wrong, stopping, due = run.ranks.any(
+            spoiled(run, tried), stop.asked is not None, _checkpoint_due(run, step, time.monotonic() - saved_at)
+        )
+        if wrong:
+            leave_out(run, log, tried, batch, epoch, step)
+        else:
+            update(run, tried, epoch, step)
+            _remember(run, log, tried, epoch, step, steps)
+        counters.step = step
+        if (stopping or due) and step < steps:
+            save(run, log)
+            saved_at = time.monotonic()
+            if stopping:
+                raise stop.error(f"in epoch {epoch} after step {step} of {steps}")
 
-        run.optimizer.zero_grad(set_to_none=True)
-        run.scaler.scale(loss).backward()
-        if config.optim.clip_norm is not None:
-            run.scaler.unscale_(run.optimizer)
-            torch.nn.utils.clip_grad_norm_(run.optimizer.param_groups[0]["params"], config.optim.clip_norm)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        if run.average is not None:
-            run.average.update_parameters(run.encoder)
-
-        with torch.no_grad():
-            now = {name: value.detach() for name, value in losses.items()} | {"loss": loss.detach()}
-            now["top1"] = 100 * (logits.argmax(dim=1) == labels).float().mean()
-            if run.csre is not None:
-                now |= {f"active_{branch}": share for branch, share in run.csre.active_share.items()}
-            for name, value in now.items():
-                sums[name] += value
-        if step % config.log.every_steps == 0:
-            numbers = {name: float(value) for name, value in now.items()}
-            log.record("step", (epoch - 1) * steps + step, {"epoch": epoch, "step": step, **numbers})
-
+    _sum_up(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
     run.schedule.step()
-    seconds = time.perf_counter() - started
-    means = {name: float(value) / steps for name, value in sums.items()}
-    pace = {"lr": learning_rate, "clips_per_second": steps * config.optim.batch_size / seconds}
-    log.record("train", epoch, {"epoch": epoch, **means, **pace, "peak_memory_mb": _peak_memory_mb(device)})
-    parts = " + ".join(f"{name} {means[name]:.3f}" for name in losses)
+    counters.trained, counters.step, counters.skipped, run.sums = epoch, 0, 0, {}
+
+
+def _batches(run: Experiment, epoch: int, first: int, steps: int) -> Iterator[tuple[int, ClipBatch]]:
+    """This rank's clips of every step of an epoch, from number `first` (counted from 1) on."""
+    order, size = run.train_clips.epoch_indices(epoch), run.config.optim.batch_size
+    share = size // run.ranks.size
+    for step in range(first, steps + 1):
+        start = (step - 1) * size + run.ranks.rank * share
+        yield step, run.train_clips.feed(order[start : start + share], epoch).to(run.device)
+
+
+def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:
+    """Whether a checkpoint within the epoch should follow this step, the newest one being so many seconds old."""
+    every, minutes = run.config.log.checkpoint_steps, run.config.log.checkpoint_minutes
+    return (every is not None and step % every == 0) or (minutes is not None and seconds >= 60 * minutes)
+
+
+@torch.no_grad()
+def _remember(run: Experiment, log: Log, tried: Attempt, epoch: int, step: int, steps: int) -> None:
+    """Add the quantities of a step to the sums of its epoch, and log them if it is their turn."""
+    losses = tried.losses
+    now = {name: value.detach() for name, value in losses.terms.items()} | {"loss": losses.total.detach()}
+    now["top1"] = 100 * (losses.logits.argmax(dim=1) == tried.labels).float().mean()
+    if run.csre is not None:
+        now |= {f"active_{branch}": share for branch, share in run.csre.active_share.items()}
+    for name, value in now.items():
+        run.sums[name] = run.sums[name] + value if name in run.sums else value.clone()
+    if step % run.config.log.every_steps == 0:
+        means = run.ranks.mean(list(now.values()))
+        numbers = {name: float(value) for name, value in zip(now, means, strict=True)}
+        log.record("step", (epoch - 1) * steps + step, {"epoch": epoch, "step": step, **numbers})
+
+
+def _sum_up(run: Experiment, log: Log, epoch: int, steps: int, pace: float) -> None:
+    """Log the means of an epoch; `pace` in steps per second."""
+    config, counted = run.config, max(steps - run.counters.skipped, 1)
+    sums = run.ranks.mean(list(run.sums.values()))
+    means = {name: float(value) / counted for name, value in zip(run.sums, sums, strict=True)}
+    learning_rate, clips_per_second = run.schedule.get_last_lr()[0], pace * config.optim.batch_size
+    log.record(
+        "train",
+        epoch,
+        {
+            "epoch": epoch,
+            **means,
+            "lr": learning_rate,
+            "skipped_steps": run.counters.skipped,
+            "clips_per_second": clips_per_second,
+            "peak_memory_mb": _peak_memory_mb(run.device),
+        },
+    )
+    terms = [name for name in means if name not in ("loss", "top1") and not name.startswith("active_")]
     log.say(
-        f"epoch {epoch}/{config.optim.epochs}: loss {means['loss']:.3f} ({parts}), train top-1 {means['top1']:.2f} %, "
-        f"lr {learning_rate:g}, {pace['clips_per_second']:.0f} clips/s"
+        f"epoch {epoch}/{config.optim.epochs}: loss {means.get('loss', float('nan')):.3f} "
+        f"({' + '.join(f'{name} {means[name]:.3f}' for name in terms)}), "
+        f"train top-1 {means.get('top1', 0):.2f} %, lr {learning_rate:g}, {clips_per_second:.0f} clips/s"
         + "".join(f", {name.replace('_', ' ')} {share:.0%}" for name, share in means.items() if "active_" in name)
     )
     for branch in run.csre.active_share if run.csre is not None else ():
-        if means[f"active_{branch}"] == 0:
+        if means.get(f"active_{branch}") == 0:
             log.say(
                 f"WARNING: the {branch} contrast was active for no clip in epoch {epoch}: no clip had enough written "
                 "positives and negatives; lower csre.positives and csre.negatives, set csre.too_few to use, or raise "
                 "data.repeat"
             )
-
-
-def _non_finite(
-    run: Experiment, epoch: int, step: int, batch: ClipBatch, per_clip: Tensor, losses: dict[str, Tensor]
-) -> NonFiniteLossError:
-    """Blame the clips whose input is not finite, else those whose loss is not, else the whole batch."""
-    bad_input = ~torch.isfinite(batch.x).flatten(1).all(dim=1)
-    bad = (bad_input if bad_input.any() else ~torch.isfinite(per_clip)).to(batch.indices.device)
-    guilty = batch.indices[bad] if bad.any() else batch.indices
-    names = [run.train_clips.name_of(int(index)) for index in guilty]
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
-    return NonFiniteLossError(
-        f"the loss is not finite in epoch {epoch}, step {step} ({terms}); clips: {listed}. No update was made; "
-        f"check these clips, or lower optim.lr (now {run.schedule.get_last_lr()[0]:g}) or "
-        "set optim.clip_norm"
-    )
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 Split = Literal["train", "test"]
 Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
 Variant = Literal["plain", "centred"]
-Placement = Literal["auto", "host", "device"]
+Placement = Literal["auto", "host", "memory_map", "device"]
 OnBadClip = Literal["error", "skip"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -78,8 +78,8 @@ class Feeder:
         self.seed = seed
         self.class_names = store.class_names
         self._clips = split_clips(store, benchmark, split)
-        self.names = tuple(store.names[clip] for clip in self._clips)
-        self.labels = store.labels.cpu()[self._clips].repeat(repeat if split == "train" else 1)
+        self.names = tuple(store.names[clip] for clip in self._clips.tolist())
+        self.labels = store.labels[self._clips].repeat(repeat if split == "train" else 1)
         skeleton = get_skeleton(benchmark.skeleton)
         self._transform = build_transform(benchmark, skeleton, window)
         self._build_stream = StreamBuilder(stream, variant, skeleton, store.device)
@@ -102,10 +102,11 @@ class Feeder:
             raise IndexError(f"indices must lie in 0 .. {len(self) - 1}")
         device = self.store.device
         clips = self._clips[indices % len(self._clips)]
+        rows, clips = self.store.ready(clips)
         if self.split == "train":
-            joints = self._transform.train(self.store, clips, self._draws(epoch)[indices.to(device)])
+            joints = self._transform.train(rows, clips, self._draws(epoch)[indices.to(device)])
         else:
-            joints = self._transform.test(self.store, clips)
+            joints = self._transform.test(rows, clips)
         stream = self._build_stream(joints)
         x = stream.float()
         return ClipBatch(

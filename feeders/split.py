@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feeders.benchmarks import Benchmark
+from feeders.benchmarks import Benchmark, SplitRule
 from feeders.choices import Split
 from feeders.errors import DataError
+from feeders.sides import SIDES, side_column
 from feeders.store import PackedStore
 from graph import get_skeleton
 
@@ -19,24 +20,38 @@ def split_clips(store: PackedStore, benchmark: Benchmark, split: Split) -> Tenso
     Raises `DataError` when the store does not fit the benchmark or that side has no clip.
     """
     check_fit(store, benchmark)
-    column = store.metadata[benchmark.split.column]
-    wanted = sorted(benchmark.split.values(split))
+    rule = split_rule(store, benchmark)
+    column = store.metadata[rule.column]
+    wanted = sorted(rule.values(split))
     clips = np.flatnonzero(np.isin(column, wanted))
     if not len(clips):
         raise DataError(
             f"benchmark {benchmark.name}: no {split} clip among the {len(store)} clips; its {split} side is "
-            f"{benchmark.split.column} {_list(wanted)}, the data have {_list(np.unique(column).tolist())}; "
+            f"{rule.column} {_list(wanted)}, the data have {_list(np.unique(column).tolist())}; "
             f"data.path should hold the whole data set"
         )
     return torch.from_numpy(clips)
 
 
+def split_rule(store: PackedStore, benchmark: Benchmark) -> SplitRule:
+    """The sides that the data themselves state for this protocol (`feeders.sides`), or else the benchmark's rule."""
+    column = side_column(benchmark)
+    if column not in store.metadata:
+        return benchmark.split
+    return SplitRule(column, train=frozenset({SIDES["train"]}), test=frozenset({SIDES["test"]}))
+
+
+def stored_skeleton(benchmark: Benchmark) -> str:
+    """What stores of this benchmark call their skeleton: the name in its file, wherever that lies."""
+    return get_skeleton(benchmark.skeleton).name
+
+
 def check_fit(store: PackedStore, benchmark: Benchmark) -> None:
     """Skeleton, joints, classes, persons and split column are the benchmark's; `DataError` names what is not."""
-    persons, joints = int(store.persons.max()), store.coordinates.shape[1]
+    persons, joints = int(store.persons.max()), store.joints
     expected_joints = get_skeleton(benchmark.skeleton).num_joints
     mismatches = [
-        (store.skeleton != benchmark.skeleton, "skeleton", store.skeleton, benchmark.skeleton),
+        (store.skeleton != stored_skeleton(benchmark), "skeleton", store.skeleton, stored_skeleton(benchmark)),
         (joints != expected_joints, "joints", joints, expected_joints),
         (len(store.class_names) != benchmark.num_classes, "classes", len(store.class_names), benchmark.num_classes),
         (persons > benchmark.num_persons, "persons per clip", persons, f"at most {benchmark.num_persons}"),
@@ -46,9 +61,9 @@ def check_fit(store: PackedStore, benchmark: Benchmark) -> None:
             raise DataError(
                 f"data.path: the data do not fit benchmark {benchmark.name}: {what} {given}, expected {expected}"
             )
-    if benchmark.split.column not in store.metadata:
+    if (column := split_rule(store, benchmark).column) not in store.metadata:
         raise DataError(
-            f"data.path: the data say no {benchmark.split.column} of their clips (only "
+            f"data.path: the data say no {column} of their clips (only "
             f"{', '.join(store.metadata) or 'nothing'}); benchmark {benchmark.name} splits by it"
         )
 

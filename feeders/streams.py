@@ -41,7 +41,8 @@ class StreamBuilder:
         """The stream of these joints; for the plain joint stream the very tensor given."""
         stream = joints
         if self.is_bone:
-            stream = joints - joints.index_select(3, self.parents)
+            parents = joints.index_select(3, self.parents)
+            stream = torch.sub(joints, parents, out=parents)
         elif self.is_centred:
             stream = joints - joints[:, :, :, self.root : self.root + 1]
         if self.is_centred:
@@ -53,6 +54,7 @@ class StreamBuilder:
 
 def forward_difference(x: Tensor) -> Tensor:
     """x[t + 1] - x[t] along the frames of (N, C, T, V, M), zero in the last."""
-    difference = torch.zeros_like(x)
+    difference = torch.empty_like(x)
     torch.sub(x[:, :, 1:], x[:, :, :-1], out=difference[:, :, :-1])
+    difference[:, :, -1] = 0
     return difference

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from graph import get_skeleton
+from tests.documents import REPOSITORY, code_block, read, train_on_the_demo
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-
-
-def block(word: str) -> str:
-    found = [code for code in BLOCKS if word in code]
-    assert len(found) == 1
-    return found[0]
+README = read("README.md")
 
 
 class ForeignEncoder(nn.Module):
@@ -44,7 +35,7 @@ def test_csre_goes_into_a_foreign_training_loop():
     before = encoder.grow.weight.detach().clone()
     loader = [(clips[part], train_labels[part], part) for part in torch.randperm(32).split(8)]
     names = {"encoder": encoder, "train_labels": train_labels, "loader": loader}
-    exec(block("train_labels"), names)
+    exec(code_block(README, "train_labels"), names)
     csre = names["csre"]
     assert all(bank.written.all() for bank in csre.banks.values())
     assert all(share == 1 for share in csre.active_share.values())
@@ -52,20 +43,10 @@ def test_csre_goes_into_a_foreign_training_loop():
     assert all(parameter.grad.abs().sum() > 0 for parameter in csre.parameters())
 
 
-def test_an_encoder_of_ones_own_trains_from_the_front_door(tmp_path, monkeypatch, capsys):
-    import main
-
-    (tmp_path / "tiny.py").write_text(block("TinyEncoder"))
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "run.yaml").write_text(
-        f"inherits: {REPOSITORY}/config/demo/ctrgcn_csre_joint.yaml\n"
-        f"optim: {{epochs: 1}}\nlog: {{tsne_clips: 0}}\nwork_dir: {tmp_path}/runs\n"
-        f"data: {{path: {tmp_path}/demo}}\n"
-    )
-    words = ["--model.name", "tiny:TinyEncoder", "--model.options", "{}", "--name", "tiny", "--device", "cpu"]
-    assert main.main(["--config", str(tmp_path / "run.yaml"), *words]) == 0, capsys.readouterr().err
-    assert (tmp_path / "runs/demo/tiny/scores_last.npz").exists()
-    encoder = sys.modules["tiny"].TinyEncoder(skeleton=get_skeleton("ntu"), num_classes=3)
+def test_an_encoder_of_ones_own_trains_from_the_front_door(demo, tmp_path, monkeypatch):
+    code = code_block(README, "TinyEncoder")
+    encoder_class = train_on_the_demo(code, "tiny:TinyEncoder", demo, tmp_path, monkeypatch)
+    encoder = encoder_class(skeleton=get_skeleton("ntu"), num_classes=3)
     assert encoder(torch.randn(2, 3, 64, 25, 2)).shape == (2, 3)
 
 
@@ -87,6 +68,9 @@ def test_every_flag_that_is_named_exists(capsys):
     from engine.schema import leaves
 
     known = {f"--{key}" for key in leaves()} | {"--config", "--help", "--print_config"}
-    named = {flag.rstrip(".") for flag in re.findall(r"(?<![\w-])--[a-z][\w.]*", README)}
+    named = {flag.rstrip(".") for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
     of_ensemble = {"--weights", "--fit", "--labels", "--streams", "--work_dir"}
-    assert {flag for flag in named - known - of_ensemble if not flag.startswith("--model.options")} == set()
+    of_preparation = {"--raw", "--dataset"}
+    of_torchrun = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}
+    others = of_ensemble | of_preparation | of_torchrun | {"--allow-mismatch"}
+    assert {flag for flag in named - known - others if not flag.startswith("--model.options")} == set()

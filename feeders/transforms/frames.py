@@ -8,21 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feeders.store import PackedStore
+from feeders.clip_rows import ClipRows
 
 
-def gather_frames(store: PackedStore, clips: Tensor, frames: Tensor, num_persons: int) -> Tensor:
-    """Frames (N, T) of clips (N,), both int64 on the store's device, as (N, T, M, V * 3); absent persons are zero.
+def gather_frames(rows: ClipRows, clips: Tensor, frames: Tensor, num_persons: int) -> Tensor:
+    """Frames (N, T) of clips (N,), both int64 on the device of the rows, as (N, T, M, V * 3).
 
-    No clip may hold more than `num_persons` persons (the feeder checks it).
+    Persons that a clip lacks repeat its last one; `clear_absent` makes them zero. No clip may hold more than
+    `num_persons` persons (the feeder checks it).
     """
-    present = store.persons[clips].view(-1, 1, 1)
+    present = rows.persons[clips].view(-1, 1, 1)
     person = torch.arange(num_persons, device=frames.device)
-    rows = store.offsets[clips].view(-1, 1, 1) + frames.unsqueeze(2) * present + torch.minimum(person, present - 1)
-    points = store.coordinates.flatten(1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
-    if num_persons > 1:
-        points.masked_fill_((person >= present).unsqueeze(3), 0)
-    return points
+    first = rows.offsets[clips].view(-1, 1, 1)
+    wanted = first + frames.unsqueeze(2) * present + torch.minimum(person, present - 1)
+    return rows.coordinates.flatten(1).index_select(0, wanted.flatten()).unflatten(0, wanted.shape)
+
+
+def clear_absent(points: Tensor, rows: ClipRows, clips: Tensor) -> Tensor:
+    """The very tensor given, (N, T, M, V * 3), with zeros for the persons that clips (N,) lack."""
+    person = torch.arange(points.shape[2], device=points.device)
+    return points.masked_fill_((person >= rows.persons[clips].unsqueeze(1)).view(len(points), 1, -1, 1), 0)
 
 
 def to_network_layout(points: Tensor, num_joints: int) -> Tensor:

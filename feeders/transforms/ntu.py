@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feeders.store import PackedStore
-from feeders.transforms.frames import gather_frames, to_network_layout
+from feeders.clip_rows import ClipRows
+from feeders.transforms.frames import clear_absent, gather_frames, to_network_layout
 
 TRAIN_SHARE = (0.5, 1.0)
 TEST_SHARE = 0.95
@@ -31,20 +31,20 @@ class NTUTransform:
         self.num_persons = num_persons
         self.window = window
 
-    def train(self, store: PackedStore, clips: Tensor, draws: Tensor) -> Tensor:
+    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor) -> Tensor:
         """Random crop and rotation; see `ClipTransform.train`."""
-        clips = clips.to(store.device)
+        clips = clips.to(rows.device)
         low, high = TRAIN_SHARE
-        start, length = train_crop(store.frames[clips], low + draws[:, 0] * (high - low), draws[:, 1])
-        joints = crop_resize(store, clips, start, length, self.window, self.num_persons)
+        start, length = train_crop(rows.frames[clips], low + draws[:, 0] * (high - low), draws[:, 1])
+        joints = crop_resize(rows, clips, start, length, self.window, self.num_persons)
         angles = (2 * draws[:, 2:] - 1) * MAX_ANGLE
         return rotate(joints, rotation_matrices(angles.to(joints.dtype)))
 
-    def test(self, store: PackedStore, clips: Tensor) -> Tensor:
+    def test(self, rows: ClipRows, clips: Tensor) -> Tensor:
         """Central crop; see `ClipTransform.test`."""
-        clips = clips.to(store.device)
-        start, length = centre_crop(store.frames[clips], TEST_SHARE)
-        return crop_resize(store, clips, start, length, self.window, self.num_persons)
+        clips = clips.to(rows.device)
+        start, length = centre_crop(rows.frames[clips], TEST_SHARE)
+        return crop_resize(rows, clips, start, length, self.window, self.num_persons)
 
 
 def train_crop(frames: Tensor, share: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,29 +64,24 @@ def centre_crop(frames: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return start, frames - 2 * start
 
 
-def crop_resize(
-    store: PackedStore, clips: Tensor, start: Tensor, length: Tensor, window: int, num_persons: int
-) -> Tensor:
+def crop_resize(rows: ClipRows, clips: Tensor, start: Tensor, length: Tensor, window: int, num_persons: int) -> Tensor:
     """Frames start .. start + length - 1 of each clip, resized to the window linearly in time (half-pixel centres).
 
-    clips, start, length: (N,) int64 on the store's device. Returns (N, 3, T, V, M) in the store's dtype. Output k lies
-    at source position max((k + 0.5) * L / T - 0.5, 0) of the crop and mixes the two frames around it.
+    clips, start, length: (N,) int64 on the device of the rows. Returns (N, 3, T, V, M) in the dtype of the rows.
+    Output k lies at source position max((k + 0.5) * L / T - 0.5, 0) of the crop and mixes the two frames around it.
     """
     # The published resize rounds L / T to float32 before multiplying. A full divisor, because dividing by a single
     # number may become a multiplication by its reciprocal, which rounds differently.
     scale = length.float() / torch.full_like(length, window, dtype=torch.float32)
-    output = torch.arange(window, device=store.device, dtype=torch.float32) + 0.5
+    output = torch.arange(window, device=rows.device, dtype=torch.float32) + 0.5
     source = (output * scale.unsqueeze(1) - 0.5).clamp(min=0)
     earlier = source.long()
     later = (earlier + 1).minimum(length.unsqueeze(1) - 1)
-    weight = (source - earlier).to(store.coordinates.dtype).view(*source.shape, 1, 1)
+    weight = (source - earlier).to(rows.coordinates.dtype).view(*source.shape, 1, 1)
     first = start.unsqueeze(1)
-    points = torch.lerp(
-        gather_frames(store, clips, first + earlier, num_persons),
-        gather_frames(store, clips, first + later, num_persons),
-        weight,
-    )
-    return to_network_layout(points, store.coordinates.shape[1])
+    points = gather_frames(rows, clips, first + earlier, num_persons)
+    points.lerp_(gather_frames(rows, clips, first + later, num_persons), weight)
+    return to_network_layout(clear_absent(points, rows, clips), rows.coordinates.shape[1])
 
 
 def rotation_matrices(angles: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 As in the published feeders: training turns the clip by whole degrees up to 60 about x and y and picks random frames;
 testing picks evenly spaced ones. The published random scale in [0.5, 1.5] is left out: scaling each coordinate by its
-own range cancels it. Computed in the store's dtype, float64 for the published precision.
+own range cancels it. Computed in the dtype of the clips, float64 for the published precision.
 
 Shapes: N clips of a batch, L frames of a clip, F frames of the batch's longest clip, T window, V joints, one person.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feeders.store import PackedStore
+from feeders.clip_rows import ClipRows
 from feeders.transforms.frames import gather_frames, to_network_layout
 from graph import Skeleton
 
@@ -31,38 +31,38 @@ class NWUCLATransform:
         self.window = window
         self.num_draws = 2 + window
 
-    def train(self, store: PackedStore, clips: Tensor, draws: Tensor) -> Tensor:
+    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor) -> Tensor:
         """Random view and frames; see `ClipTransform.train`."""
-        frames = store.frames[clips.to(store.device)]
+        frames = rows.frames[clips.to(rows.device)]
         degrees = (draws[:, :2] * (2 * MAX_DEGREES + 1)).floor() - MAX_DEGREES
-        return self.pick_and_normalise(store, clips, random_frames(frames, draws[:, 2:]), view_rotations(degrees))
+        return self.pick_and_normalise(rows, clips, random_frames(frames, draws[:, 2:]), view_rotations(degrees))
 
-    def test(self, store: PackedStore, clips: Tensor) -> Tensor:
+    def test(self, rows: ClipRows, clips: Tensor) -> Tensor:
         """Recorded view, evenly spaced frames; see `ClipTransform.test`."""
-        return self.pick_and_normalise(store, clips, even_frames(store.frames[clips.to(store.device)], self.window))
+        return self.pick_and_normalise(rows, clips, even_frames(rows.frames[clips.to(rows.device)], self.window))
 
     def pick_and_normalise(
-        self, store: PackedStore, clips: Tensor, picked: Tensor, rotations: Tensor | None = None
+        self, rows: ClipRows, clips: Tensor, picked: Tensor, rotations: Tensor | None = None
     ) -> Tensor:
         """Joints (N, 3, T, V, 1) of the picked frames, scaled by the range that the whole turned clip covers.
 
         clips: (N,) int64 on the CPU. picked: (N, T) int64. rotations: (N, 3, 3) for row vectors, None for no turn.
         A coordinate that does not vary over the clip becomes 0.
         """
-        longest = store.longest(clips)
-        clips = clips.to(store.device)
+        longest = rows.longest(clips)
+        clips = clips.to(rows.device)
         # Behind its end a clip repeats its last frame, which leaves its minimum and maximum as they are.
-        every = torch.arange(longest, device=store.device).minimum(store.frames[clips].unsqueeze(1) - 1)
-        points = gather_frames(store, clips, every, num_persons=1).view(len(clips), longest, -1, 3)
+        every = torch.arange(longest, device=rows.device).minimum(rows.frames[clips].unsqueeze(1) - 1)
+        points = gather_frames(rows, clips, every, num_persons=1).view(len(clips), longest, -1, 3)
         points = points - points[:, :1, self.origin_joint : self.origin_joint + 1]
         if rotations is not None:
             points = torch.bmm(points.flatten(1, 2), rotations.to(points.dtype)).view_as(points)
         # Over frames first: that runs along memory and is several times faster than both axes at once.
         low, high = points.amin(1).amin(1).view(-1, 1, 1, 3), points.amax(1).amax(1).view(-1, 1, 1, 3)
-        clip = torch.arange(len(clips), device=store.device).unsqueeze(1)
+        clip = torch.arange(len(clips), device=rows.device).unsqueeze(1)
         extent = high - low
         scaled = (2 * (points[clip, picked] - low) - extent) / extent.masked_fill(extent == 0, 1)
-        return to_network_layout(scaled.flatten(2).unsqueeze(2), store.coordinates.shape[1])
+        return to_network_layout(scaled.flatten(2).unsqueeze(2), rows.coordinates.shape[1])
 
 
 def view_rotations(degrees: Tensor) -> Tensor:

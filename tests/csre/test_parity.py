@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from csre import ContrastOptions, Counts, MemoryBank, ProjectionHead, load_published_heads
-from csre.contrast import choose, contrastive_loss
+from csre.choice import choose, losses_of_choice
+from csre.loss import mean_over_active
 from csre.reference import reference_contrast
 from csre.sampling import Selection
-from csre.similarity import normalise_rows, similarities
+from csre.similarity import chosen_similarities, normalise_rows, similarities
 
 HEAD_CASES = ["small", "one_person", "ntu", "ucla"]
 LOSS_CASES = ["all_written", "some_unwritten", "some_skipped", "none_valid", "own_slot", "all_negatives", "full_size"]
@@ -165,7 +166,8 @@ def test_losses_and_gradients(loss_case, form):
     meta, tensors, bank, _ = loss_case
     options = options_of(meta, FORMS[form])
     query, unit, similarity, choice = run_to_choice(loss_case, options)
-    loss = contrastive_loss(unit, similarity, bank.rows, choice, options)
+    values = chosen_similarities(unit, similarity, choice.joined().rows, bank.rows)
+    loss = mean_over_active(losses_of_choice(values, choice, options), choice.active)
     loss.backward()
     close(loss.detach(), tensors[f"loss_{form}"])
     close(query.grad, tensors[f"grad_{form}"])

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from csre import CSRE, ContrastOptions, Counts, MemoryBank
-from csre.contrast import choose, contrastive_loss
+from csre.choice import choose, losses_of_choice
+from csre.loss import mean_over_active
 from csre.reference import reference_contrast
-from csre.similarity import normalise_rows, similarities
+from csre.similarity import chosen_similarities, normalise_rows, similarities
 
 SAMPLING = [Counts(3, 0), Counts(0, 3), Counts(3, 2)]
 
@@ -67,7 +68,8 @@ def compare(seed, options):
     similarity = similarities(unit, bank.rows)
     anchors = bank.anchors(unit, labels, indices)
     choice = choose(similarity, anchors, options)
-    loss = contrastive_loss(unit, similarity, bank.rows, choice, options)
+    values = chosen_similarities(unit, similarity, choice.joined().rows, bank.rows)
+    loss = mean_over_active(losses_of_choice(values, choice, options), choice.active)
     loss.backward()
 
     def slots_of(selection, first=0):

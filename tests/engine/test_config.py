@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from engine.config import differing_keys, resolve
 from engine.errors import ConfigError
 from engine.schema import RunConfig, flatten, instantiate, leaves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(path for path in (REPOSITORY / "config").rglob("*.yaml") if path.parent.name != "base")
 EXAMPLE = REPOSITORY / "config/nw-ucla/ctrgcn_csre_joint.yaml"
 
 
@@ -228,29 +226,6 @@ def test_differing_keys_ignores_where_and_how_a_run_executes():
     stored = flatten(config_of(EXAMPLE))
     assert differing_keys(stored, config_of(EXAMPLE, "--device", "cpu", "--work_dir", "x")) == []
     assert differing_keys(stored, config_of(EXAMPLE, "--csre.temperature", "0.5")) == ["csre.temperature: 0.8 -> 0.5"]
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_configuration_of_the_project_resolves(path):
-    config = config_of(path)
-    assert config.name == path.stem
-    assert config.data.benchmark == path.parent.name
-    assert config.csre.enabled == ("_csre_" in path.stem)
-    assert path.stem.endswith(config.data.stream)
-
-
-@pytest.mark.parametrize("path", [path for path in CONFIGS if "_csre_" in path.stem], ids=lambda path: path.stem)
-def test_a_plain_configuration_differs_from_its_twin_in_one_line(path):
-    twin = path.with_name(path.name.replace("_csre_", "_"))
-    mine, plain = path.read_text().splitlines(), twin.read_text().splitlines()
-    assert [line for line in mine if line not in plain] == ["  - ../base/csre.yaml"]
-    assert [line for line in mine if "csre.yaml" not in line] == plain
-
-
-def test_fragments_are_valid_alone():
-    for path in (REPOSITORY / "config/base").glob("*.yaml"):
-        assert isinstance(yaml.safe_load(path.read_text()), dict)
-        config_of(path)
 
 
 def test_mistakes_are_told_before_torch_is_imported():

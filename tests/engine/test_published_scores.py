@@ -11,9 +11,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from engine.pickled_arrays import PickleRefusedError
 from engine.published_scores import read_pickled_scores
 from engine.scores import ScoresError, load_scores
+from feeders.pickled_arrays import PickleRefusedError
 
 LOGITS = np.array([[0.5, -1, 2], [3, 4.25, -5], [0, 0, 1e-3]], np.float32)
 NAMES = ["test_0", "test_1", "test_2"]

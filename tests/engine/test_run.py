@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import engine.run
+import engine.state
 import engine.testing
 import engine.train
 from engine.checkpoint import load_checkpoint
@@ -18,6 +19,7 @@ from engine.config import resolve
 from engine.experiment import build
 from engine.scores import load_scores
 from feeders import Feeder, get_benchmark, open_store
+from graph import get_skeleton
 from tests.engine.tiny import TinyEncoder
 
 PLAIN = ("--csre.enabled", "false")
@@ -115,13 +117,16 @@ def test_testing_a_run_as_something_else_is_refused(call, run_folder, words):
     assert not (run_folder / "test").exists()
 
 
-def test_testing_weights_of_another_stream_warns(call, run_folder):
+@pytest.mark.parametrize("words", [("--data.stream", "bone"), ("--data.variant", "centred")])
+def test_testing_weights_of_something_else_must_be_asked_for(call, run_folder, words):
     call("--optim.epochs", "1")
-    weights = ("--weights", str(run_folder / "checkpoints/last.pt"))
-    done = call("--phase", "test", *weights, "--data.stream", "bone")
-    assert done.code == 0
-    assert "WARNING" in done.out
-    assert "joint stream, not on bone" in done.out
+    testing = ("--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt"), "--name", "other", *words)
+    refused = call(*testing)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert words[0].removeprefix("--") in refused.err
+    assert "--allow-mismatch" in refused.err
+    assert not run_folder.with_name("other").exists()
+    assert call(*testing, "--allow-mismatch").code == 0
 
 
 def test_testing_an_untrained_run_says_what_is_missing(call):
@@ -152,12 +157,12 @@ def test_an_interrupted_run_loses_no_finished_epoch(call, run_folder, monkeypatc
     call("--optim.epochs", "3", "--name", "straight")
     original = getattr(engine.train, where)
 
-    def interrupt(run, log):
+    def interrupt(run, log, stop):
         if run.counters.trained == (1 if where == "train_epoch" else 2):
             if where == "train_epoch":
                 log.record("step", 99, {"epoch": 2, "step": 1})  # a line of an epoch that is then trained again
             raise KeyboardInterrupt
-        return original(run, log)
+        return original(run, log, stop)
 
     monkeypatch.setattr(engine.train, where, interrupt)
     assert call("--optim.epochs", "3").code == 130
@@ -201,6 +206,15 @@ def test_other_clips_are_refused(call, clip_folder, tmp_path):
     done = call("--data.path", str(fewer))
     assert done.code == 2
     assert "clips themselves" in done.err
+
+
+def test_another_graph_is_refused(call, monkeypatch):
+    call()
+    skeleton = get_skeleton("nw-ucla")
+    monkeypatch.setattr(engine.state, "get_skeleton", lambda _: replace(skeleton, centre=(skeleton.centre + 1) % 20))
+    done = call()
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "graph of the skeleton" in done.err
 
 
 def test_never_resuming_sets_the_old_run_aside(call, run_folder):

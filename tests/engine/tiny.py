@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from graph import Skeleton
@@ -30,3 +34,17 @@ class TinyEncoder(Encoder):
 
     def classify(self, features: Tensor) -> Tensor:
         return self.linear(features.mean(dim=(1, 3, 4)))
+
+
+class PoisonedEncoder(TinyEncoder):
+    """Its logits become NaN in given training steps of the last rank."""
+
+    def __init__(self, *, poisoned: list[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.poisoned, self.steps = poisoned, 0
+
+    def classify(self, features: Tensor) -> Tensor:
+        self.steps += self.training
+        last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
+        spoil = self.training and last and self.steps in self.poisoned
+        return super().classify(features) * (torch.nan if spoil else 1.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from feeders import DataError, Feeder, get_benchmark
+from feeders import DataError, Feeder, PackedStore, get_benchmark, place_store
 from feeders.streams import StreamBuilder
 from graph import get_skeleton
 
@@ -140,6 +140,23 @@ def test_indices_outside_the_split(store):
 def test_a_clip_with_too_many_persons_is_refused(store):
     with pytest.raises(DataError, match="persons per clip 2, expected at most 1"):
         Feeder(store, dataclasses.replace(BENCHMARK, num_persons=1), "train")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_placement_gives_the_same_clips(store, split, tmp_path):
+    store.save(tmp_path / "clips.h5")
+    stored = PackedStore.load(tmp_path / "clips.h5")
+    places = [place_store(stored, placement, torch.device("cpu")) for placement in ("host", "memory_map", "device")]
+    expected = Feeder(store, BENCHMARK, split, repeat=2, seed=3)
+    indices = torch.tensor([3, 0, len(expected) - 1, 3])
+    for place in places:
+        assert place.fingerprint == store.fingerprint
+        feeder = Feeder(place, BENCHMARK, split, repeat=2, seed=3)
+        assert torch.equal(feeder.labels, expected.labels)
+        for epoch in (0, 1):
+            assert torch.equal(feeder.feed(indices, epoch).x, expected.feed(indices, epoch).x)
+            for batch, other in zip(feeder.epoch(epoch, 3), expected.epoch(epoch, 3), strict=True):
+                assert torch.equal(batch.x, other.x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

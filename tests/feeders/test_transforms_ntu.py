@@ -18,7 +18,7 @@ def assert_close(actual, expected):
 
 
 def test_test_crop_of_every_clip(published, published_clips):
-    joints = NTUTransform(num_persons=2, window=64).test(published_clips, torch.arange(13))
+    joints = NTUTransform(num_persons=2, window=64).test(*published_clips.ready(torch.arange(13)))
     assert joints.dtype == torch.float32
     assert_close(joints, published["crop_p095_w64"])
 
@@ -26,8 +26,9 @@ def test_test_crop_of_every_clip(published, published_clips):
 @pytest.mark.parametrize(("share", "window"), [(0.95, 32), (0.5, 64), (1.0, 100)])
 def test_central_crop_of_other_shares_and_windows(published, published_clips, share, window):
     clips = torch.from_numpy(published["pick"])
-    start, length = centre_crop(published_clips.frames[clips], share)
-    joints = crop_resize(published_clips, clips, start, length, window, 2)
+    rows, _ = published_clips.ready(clips)
+    start, length = centre_crop(rows.frames[clips], share)
+    joints = crop_resize(rows, clips, start, length, window, 2)
     assert_close(joints, published[f"crop_p{round(share * 100):03}_w{window}"])
 
 
@@ -37,9 +38,10 @@ def test_training_crop_with_given_share_and_start(published, published_clips, ca
     clip = torch.tensor([int(number)])
     share = torch.tensor([share], dtype=torch.float64)
     latest = torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
-    last_start, length = train_crop(published_clips.frames[clip], share, latest)
+    rows, _ = published_clips.ready(clip)
+    last_start, length = train_crop(rows.frames[clip], share, latest)
     assert last_start.item() == latest_start
-    joints = crop_resize(published_clips, clip, torch.tensor([int(start)]), length, 64, 2)
+    joints = crop_resize(rows, clip, torch.tensor([int(start)]), length, 64, 2)
     assert_close(joints[0], published[f"traincrop_{int(number)}"])
 
 
@@ -65,9 +67,10 @@ def test_training_maps_draws_to_crop_and_angles(published_clips):
     transform = NTUTransform(num_persons=2, window=16)
     clips = torch.tensor([11, 3])
     draws = torch.tensor([[0.77, 0.5, 0.5, 0.5, 0.5], [0.0, 0.9, 1.0, 0.0, 0.25]], dtype=torch.float64)
-    joints = transform.train(published_clips, clips, draws)
+    rows, _ = published_clips.ready(clips)
+    joints = transform.train(rows, clips, draws)
     # n = 299: floor(299 * 0.885) = 264 frames, start floor(0.5 * 36) = 18; n = 19: everything.
-    straight = crop_resize(published_clips, clips, torch.tensor([18, 0]), torch.tensor([264, 19]), 16, 2)
+    straight = crop_resize(rows, clips, torch.tensor([18, 0]), torch.tensor([264, 19]), 16, 2)
     angles = torch.tensor([[0.0, 0.0, 0.0], [0.3, -0.3, -0.15]])
     assert_close(joints, rotate(straight, rotation_matrices(angles)).numpy())
     assert not torch.allclose(joints[1], straight[1], atol=1e-2)
@@ -75,8 +78,9 @@ def test_training_maps_draws_to_crop_and_angles(published_clips):
 
 def test_resize_equals_a_loop_over_frames(make_store):
     store = make_store([1, 2, 9, 40, 150])
+    rows, clips = store.ready(torch.arange(5))
     for window in (1, 7, 64):
-        joints = crop_resize(store, torch.arange(5), torch.zeros(5, dtype=torch.int64), store.frames, window, 2)
+        joints = crop_resize(rows, clips, torch.zeros(5, dtype=torch.int64), store.frames, window, 2)
         for i in range(5):
             clip = store.clip(i).numpy()
             for k in range(window):
@@ -89,15 +93,15 @@ def test_resize_equals_a_loop_over_frames(make_store):
 
 
 def test_an_absent_person_stays_exactly_zero(make_store):
-    store = make_store([30, 80])
+    rows, clips = make_store([30, 80]).ready(torch.arange(2))
     transform = NTUTransform(num_persons=2, window=64)
     draws = torch.rand(2, 5, dtype=torch.float64)
-    for joints in (transform.train(store, torch.arange(2), draws), transform.test(store, torch.arange(2))):
+    for joints in (transform.train(rows, clips, draws), transform.test(rows, clips)):
         assert (joints[0, ..., 1] == 0).all()
         assert (joints[1, ..., 1] != 0).all()
 
 
 def test_a_single_frame_is_repeated(published_clips):
-    joints = NTUTransform(num_persons=2, window=64).test(published_clips, torch.tensor([0]))
+    joints = NTUTransform(num_persons=2, window=64).test(*published_clips.ready(torch.tensor([0])))
     assert (joints == joints[:, :, :1]).all()
     np.testing.assert_array_equal(joints[0, :, 0, :, 0].numpy().T, published_clips.clip(0)[0, 0].numpy())

@@ -1,4 +1,4 @@
-"""The benchmark runs and reports what it promises; how fast anything is, is not a test's business."""
+"""The benchmarks run and report what they promise; how fast anything is, is not a test's business."""
 
 from __future__ import annotations
 
@@ -8,20 +8,131 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import list_encoders
+from tools import benchmark_encoder, benchmark_fused
+from tools.benchmark import main
+from tools.benchmark_encoder import CLIPS, count_macs, count_parameters, example
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_csre_benchmark_prints_both_comparisons():
-    words = ["--threads", "1", "--device", "cpu", "csre", "--rows", "400", "--classes", "4", "--clips", "2"]
-    done = subprocess.run(
-        [sys.executable, "tools/benchmark.py", *words, "--seconds", "0.01"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    results = json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def results_of(capsys):
+    """Runs a command line; the numbers of its last line and everything that it prints."""
+
+    def run(*words):
+        assert main([*words, "--device", "cpu"]) == 0, capsys.readouterr().err
+        output = capsys.readouterr().out
+        return json.loads(output.splitlines()[-1]), output
+
+    return run
+
+
+def test_csre_benchmark_prints_both_comparisons(results_of):
+    words = ["csre", "--rows", "400", "--classes", "4", "--clips", "2", "--seconds", "0.01"]
+    results, output = results_of(*words)
     assert results["speed_up"] == pytest.approx(results["plain_step_ms"] / results["csre_step_ms"])
     assert results["training_step_ms"] > 0
-    assert "times as fast as the plain loop" in done.stdout
+    assert "times as fast as the plain loop" in output
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_encoder_benchmark_prints_a_row_for_each(results_of, monkeypatch, amp):
+    monkeypatch.setitem(benchmark_encoder.PRODUCT_SIZE, "cpu", 128)
+    words = ["--encoders", "hcn", "blockgcn", "--benchmark", "nw-ucla", "--window", "16", "--batch", "2"]
+    words += ["--rounds", "1", "--seconds", "0", *(["--amp"] if amp else [])]
+    results, output = results_of("encoder", *words)
+    assert (results["benchmark"], results["window"], results["batch"], results["amp"]) == ("nw-ucla", 16, 2, amp)
+    assert list(results["encoders"]) == ["hcn", "blockgcn"]
+    rate = results["product_flops_per_second"]
+    for name, row in results["encoders"].items():
+        encoder = CLIPS["nw-ucla"].build(name, window=16)
+        assert row["parameters"] == sum(p.numel() for p in encoder.parameters())
+        for what, passes in (("forward", 1), ("training", 3)):
+            operations = 2 * passes * row["macs"] * row[f"{what}_clips_per_second"]
+            assert row[f"{what}_fraction"] == pytest.approx(operations / rate)
+            assert row[f"{what}_peak_bytes"] > 4 * row["parameters"]
+        # A training step holds the gradients besides.
+        assert row["training_peak_bytes"] > 8 * row["parameters"]
+        assert f"\n{name} " in output
+
+
+def test_fused_benchmark_prints_a_ratio_for_every_block(results_of, monkeypatch):
+    titles = ["2S-AGCN, three subsets", "the same temporal branches, stride 2"]
+    monkeypatch.setattr(benchmark_fused, "FUSIONS", {title: benchmark_fused.FUSIONS[title] for title in titles})
+    results, output = results_of("fused", "--batch", "1", "--rounds", "1", "--seconds", "0")
+    assert {title: list(blocks) for title, blocks in results["plain_over_fused"].items()} == {
+        titles[0]: ["l2", "l6", "l9"],
+        titles[1]: ["l5", "l8"],
+    }
+    table = output.splitlines()[:-1]
+    for title, blocks in results["plain_over_fused"].items():
+        assert min(blocks.values()) > 0
+        assert len([line for line in table if title in line]) == len(blocks)
+
+
+def test_it_runs_as_a_file_and_refuses_in_one_line():
+    words = ["--threads", "1", "encoder", "--device", "cpu", "--encoders", "hcm"]
+    done = subprocess.run(
+        [sys.executable, "tools/benchmark.py", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "CPU, 1 threads" in done.stdout
+    assert "encoder 'hcm' is unknown (did you mean 'hcn'?)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_encoder_that_cannot_be_built_is_refused(capsys):
+    assert main(["encoder", "--device", "cpu", "--encoders", "hcn", "--window", "8"]) == 2
+    assert "window: 8 frames halved four times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["encoder", "--batch", "0"], "argument --batch: '0' is no whole number from 1 on"),
+        (["--threads", "none", "fused"], "argument --threads: 'none' is no whole number from 1 on"),
+    ],
+)
+def test_numbers_that_are_no_counts_are_refused(capsys, words, reason):
+    with pytest.raises(SystemExit) as refusal:
+        main(words)
+    assert refusal.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_macs_are_counted_per_clip_in_evaluation():
+    encoder = CLIPS["nw-ucla"].build("hcn")
+    assert encoder.training
+    # Position and motion, 20 joints and 52 frames each: conv1 3 -> 64 (1x1), conv2 64 -> 52 (3 frames).
+    points = 2 * 20 * 52 * (3 * 64 + 64 * 52 * 3)
+    counted = count_macs(encoder)
+    assert encoder.training, "left as it was"
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        for stream in encoder.points.values():
+            stream(torch.randn(1, 3, 20, 52))
+    assert counter.get_total_flops() == 2 * points
+    # conv3 20 -> 32 and conv4 32 -> 64 of both streams, conv5 128 -> 128, conv6 128 -> 256, all 3x3; two linear layers.
+    convolutions = 2 * (52 * 52 * 20 * 32 + 26 * 26 * 32 * 64) + 13 * 13 * 128 * 128 + 6 * 6 * 128 * 256
+    assert counted == points + 9 * convolutions + 256 * 9 * 512 + 512 * 10
+
+
+def test_frozen_parameters_do_not_count():
+    encoder = CLIPS["nw-ucla"].build("hcn")
+    last = encoder.get_submodule("fc.output")
+    assert isinstance(last, nn.Linear)
+    before = count_parameters(encoder)
+    last.bias.requires_grad_(False)
+    assert before - count_parameters(encoder) == 10
+
+
+@pytest.mark.parametrize("benchmark_name", list(CLIPS))
+def test_every_encoder_takes_the_clips(benchmark_name):
+    clips = CLIPS[benchmark_name]
+    for name in list_encoders():
+        encoder = clips.build(name)
+        assert example(encoder, 2).shape == (2, 3, clips.window, encoder.skeleton.num_joints, clips.num_persons)

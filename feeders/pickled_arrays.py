@@ -1,4 +1,4 @@
-"""What a pickle of numpy arrays may name, as stand-ins that make plain vectors of numbers and nothing else.
+"""What a pickle of numpy arrays may name, as stand-ins that make plain arrays of numbers and nothing else.
 
 Handing out numpy's own objects would let a crafted file forge them: an array of objects over bytes of the file's choice
 crashes the process, a dtype's internal flags can be set by its state. Here a type is one of a few plain numbers with a
@@ -7,19 +7,21 @@ byte order, an array is a view of bytes whose count fits its shape, and everythi
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_DIMENSIONS = 4
 PLAIN_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 
 class PickleRefusedError(ValueError):
-    """The bytes are no pickled dictionary of score vectors, or ask for more than one; the message is one line."""
+    """The bytes are no pickle of the kind expected, or ask for more than one needs; the message is one line."""
 
 
 @dataclass(eq=False)
@@ -44,8 +46,8 @@ class NumberType:
 
 
 @dataclass(eq=False)
-class Vector:
-    """Stand-in for a one-dimensional numpy.ndarray; `values` is None until its state has been set."""
+class Array:
+    """Stand-in for a numpy.ndarray of plain numbers; `values` is None until its state has been set."""
 
     values: NDArray[Any] | None = None
 
@@ -53,8 +55,10 @@ class Vector:
         """Take the numbers from an array's state: version, shape, type, order of dimensions, bytes."""
         if self.values is not None or type(state) is not tuple or len(state) != 5 or state[0] != 1:
             raise PickleRefusedError("an array with an unknown state")
-        _, shape, number_type, _, data = state
-        self.values = _numbers(data, number_type, shape)
+        _, shape, number_type, columns_first, data = state
+        if type(columns_first) is not bool:
+            raise PickleRefusedError("an array with an unknown state")
+        self.values = _numbers(data, number_type, shape, "F" if columns_first else "C")
 
 
 class ArrayMarker:
@@ -70,15 +74,18 @@ class Call:
     function: Callable[..., Any]
 
 
-def _numbers(data: Any, number_type: Any, shape: Any) -> NDArray[Any]:
+def _numbers(data: Any, number_type: Any, shape: Any, order: Literal["C", "F"] = "C") -> NDArray[Any]:
     """The numbers in `data`, a view of its bytes, whose count must be the one that the shape says."""
     if type(data) not in (bytes, bytearray) or type(number_type) is not NumberType:
         raise PickleRefusedError("an array whose content is not the bytes of plain numbers")
-    if type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int:
-        raise PickleRefusedError("an array that is not one row of scores")
-    if len(data) != shape[0] * int(number_type.code[1:]):
-        raise PickleRefusedError(f"an array of {reprlib.repr(shape[0])} numbers over {len(data)} bytes")
-    return np.frombuffer(data, dtype=np.dtype(number_type.order + number_type.code))
+    if type(shape) is not tuple or not 1 <= len(shape) <= MAX_DIMENSIONS:
+        raise PickleRefusedError(f"an array that has not 1 to {MAX_DIMENSIONS} dimensions")
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise PickleRefusedError("an array whose shape is none")
+    count = math.prod(shape)
+    if len(data) != count * int(number_type.code[1:]):
+        raise PickleRefusedError(f"an array of {reprlib.repr(count)} numbers over {len(data)} bytes")
+    return np.frombuffer(data, dtype=np.dtype(number_type.order + number_type.code)).reshape(shape, order=order)
 
 
 def _dtype(code: Any, align: Any, copy: Any) -> NumberType:
@@ -96,18 +103,18 @@ def _scalar(number_type: Any, data: Any) -> int:
     return int(value)
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> Vector:
+def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
     """numpy.core.multiarray._reconstruct: an array that a state will fill; the arguments are always the same."""
     if type(kind) is not ArrayMarker or shape != (0,) or code != b"b":
         raise PickleRefusedError("an array that is not to be filled by its state")
-    return Vector()
+    return Array()
 
 
-def _from_buffer(data: Any, number_type: Any, shape: Any, order: Any) -> Vector:
+def _from_buffer(data: Any, number_type: Any, shape: Any, order: Any) -> Array:
     """numpy.core.numeric._frombuffer: a whole array, as protocol 5 writes it."""
     if order not in ("C", "F"):
         raise PickleRefusedError("an array in an unknown memory order")
-    return Vector(_numbers(data, number_type, shape))
+    return Array(_numbers(data, number_type, shape, order))
 
 
 def _encode(text: Any, encoding: Any) -> bytes:

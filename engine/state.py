@@ -1,0 +1,205 @@
+"""The state of a run as one checkpoint, and back: a run that goes on computes what it would have computed.
+
+What `training` holds of a checkpoint:
+
+| key | content |
+|---|---|
+| encoder, average, csre | weights, their moving average, heads and banks of CSRE |
+| optimizer, schedule, scaler | as torch's own state dicts |
+| counters | how far the run is, see `engine.experiment.Counters` |
+| ranks | per rank: `random`, the states of torch's generators, and `sums`, those of the logged quantities over the steps |
+|       | of the epoch in progress |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csre import gathered_state_dict
+from engine.checkpoint import checkpoints_of, load_checkpoint, name_also, prune, save_checkpoint
+from engine.config import differing_keys
+from engine.errors import NonFiniteLossError, RunError
+from engine.experiment import Counters, Experiment
+from engine.logs import Log
+from engine.schema import flatten
+from feeders.benchmarks import get_benchmark
+from graph import get_skeleton
+from graph.skeleton import Skeleton
+
+
+def save(run: Experiment, log: Log, best: bool = False) -> bool:
+    """Write the checkpoint of this moment; it becomes `last`, and `best` if so asked. False when the disk refuses.
+
+    All ranks take part, the first one writes. A disk that refuses is told and the run goes on: the older checkpoints
+    stay as they are.
+
+    Raises:
+        NonFiniteLossError: something to be saved is NaN or infinite; nothing is written.
+    """
+    content = _content(run)
+    written = True
+    if run.ranks.first:
+        folder, counters = run.folder.path / "checkpoints", run.counters
+        path = run.folder.checkpoint(counters.trained + (counters.step > 0), counters.step)
+        try:
+            save_checkpoint(path, content)
+            name_also(path, run.folder.last)
+            if best:
+                name_also(path, run.folder.best)
+        except (RunError, OSError) as error:
+            written = False
+            log.say(f"WARNING: {error}. The run goes on; its newest checkpoint is an older one")
+        prune(folder, run.config.log.keep_checkpoints)
+    return run.ranks.gather(written)[0]
+
+
+def newest_intact(folder: Path) -> tuple[Path, list[str]] | None:
+    """The newest checkpoint that can be read, and a line about every damaged one before it; None without any.
+
+    Raises:
+        RunError: there are checkpoints, but all are damaged.
+    """
+    complaints: list[str] = []
+    paths = checkpoints_of(folder)
+    for path in paths:
+        try:
+            load_checkpoint(path)
+        except RunError as error:
+            complaints.append(str(error))
+            continue
+        return path, [f"WARNING: {complaint}; going on from {path} instead" for complaint in complaints]
+    if paths:
+        raise RunError(
+            f"{folder}: all checkpoints are damaged ({'; '.join(complaints)}); put an intact one there, or begin anew "
+            "with --resume never"
+        )
+    return None
+
+
+def resume(run: Experiment, path: Path) -> None:
+    """Go on from a checkpoint of the same run.
+
+    Raises:
+        RunError: it was written with other settings or other clips; the message lists what differs.
+    """
+    content = load_checkpoint(path)
+    changed = differing_keys(content["config"], run.config, ignore=["optim.epochs"])
+    if run.config.weights not in (None, content["config"]["weights"]):
+        changed.append(f"weights: {content['config']['weights']} -> {run.config.weights}")
+    changed += changed_data(run, content)
+    if changed:
+        raise RunError(
+            f"{path} was trained with other settings ({'; '.join(changed)}); "
+            "undo the change, or start another run with --name, --work_dir or --resume never"
+        )
+    run.config.weights = content["config"]["weights"]  # where the run began stays on record
+    training = content["training"]
+    run.encoder.load_state_dict(training["encoder"])
+    run.optimizer.load_state_dict(training["optimizer"])
+    run.schedule.load_state_dict(training["schedule"])
+    run.scaler.load_state_dict(training["scaler"])
+    if run.average is not None:
+        run.average.load_state_dict(training["average"])
+    if run.csre is not None:
+        run.csre.load_state_dict(training["csre"])
+    run.counters = counters = Counters(**training["counters"])
+    if not run.folder.scores("best").exists():  # the checkpoint comes from another folder
+        counters.best_epoch, counters.best_top1 = 0, -1.0
+    if not run.folder.scores("last").exists():  # so that this folder gets the scores of its newest epoch
+        counters.tested = min(counters.tested, counters.trained - 1) if counters.step == 0 else counters.tested
+    of_ranks = training["ranks"]
+    if len(of_ranks) == run.ranks.size:
+        own = of_ranks[run.ranks.rank]["sums"]
+        _restore_random(of_ranks[run.ranks.rank]["random"])
+    else:  # another number of ranks: only what layers like dropout draw depends on it
+        own = {name: torch.stack([rank["sums"][name] for rank in of_ranks]).mean() for name in of_ranks[0]["sums"]}
+        seed_rank(run.config.seed, run.ranks.rank, counters.trained, counters.step)
+    run.sums = {name: value.to(run.device) for name, value in own.items()}
+    if counters.trained + (counters.step > 0) > run.config.optim.epochs:
+        raise RunError(
+            f"{path} has {counters.trained} epochs, more than optim.epochs ({run.config.optim.epochs}); "
+            "raise it, or start another run with --name"
+        )
+
+
+def changed_data(run: Experiment, content: Mapping[str, Any]) -> list[str]:
+    """What differs between the clips and the graph of a checkpoint and those of this run."""
+    changed = []
+    if content["data"] != run.train_clips.store.fingerprint:
+        changed.append("the clips themselves")
+    if content["graph"] != fingerprint_of(get_skeleton(get_benchmark(run.config.data.benchmark).skeleton)):
+        changed.append("the graph of the skeleton")
+    return changed
+
+
+def fingerprint_of(skeleton: Skeleton) -> str:
+    """Digest of a skeleton's definition."""
+    return hashlib.sha256(repr(skeleton).encode()).hexdigest()[:16]
+
+
+def seed_rank(*key: int) -> None:
+    """Start torch's generators anew from some whole numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def _content(run: Experiment) -> dict[str, Any]:
+    """The checkpoint; on other ranks than the first one it lacks what only a gathering of all ranks can give."""
+    if run.ranks.size > 1:
+        run.ranks.share_buffers(run.encoder)
+        if run.average is not None:
+            run.ranks.share_buffers(run.average)
+    on_host = {name: value.cpu() for name, value in run.sums.items()}
+    content = {
+        "encoder": run.tested_encoder.state_dict(),
+        "epoch": run.counters.trained,
+        "config": flatten(run.config),
+        "data": run.train_clips.store.fingerprint,
+        "graph": fingerprint_of(run.encoder.skeleton),
+        "training": {
+            "encoder": run.encoder.state_dict(),
+            "average": run.average.state_dict() if run.average is not None else None,
+            "csre": gathered_state_dict(run.csre) if run.csre is not None else None,
+            "optimizer": run.optimizer.state_dict(),
+            "schedule": run.schedule.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "counters": dict(vars(run.counters)),
+            "ranks": run.ranks.gather({"random": _random_state(), "sums": on_host}),
+        },
+    }
+    for name, tensor in _tensors(content["training"], ""):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteLossError(
+                f"{name.strip('.')} is not finite after epoch {run.counters.trained}, step {run.counters.step}; "
+                "nothing was saved of it, the older checkpoints stay. Lower optim.lr or set optim.clip_norm, and run "
+                "the same command again"
+            )
+    return content
+
+
+def _tensors(part: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(part, Tensor):
+        yield name, part
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from _tensors(value, f"{name}.{key}")
+    elif isinstance(part, list | tuple):
+        for number, value in enumerate(part):
+            yield from _tensors(value, f"{name}.{number}")
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,195 @@
+"""Says what a data set is, and whether it is whole and good.
+
+Quickly, from names and labels alone, before every training; thoroughly, decoding every clip, for `tools/check_data.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from feeders.benchmarks import BENCHMARKS, Benchmark
+from feeders.choices import SPLITS, Split
+from feeders.errors import BadClip, DataError, describe_bad_clips
+from feeders.formats import ARRAYS, NPZ, PYSKL, find_format
+from feeders.known import clips_per_class, missing_clips, unusable_clips
+from feeders.split import split_clips
+from feeders.store import PackedStore
+
+LONGEST_NTU_CLIP = 300
+"""Frames; no clip of NTU RGB+D has more, and the published arrays have no room for more."""
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Clips of the sides of a benchmark, (K,) int64 each, and how many are known to belong there (None: unknown)."""
+
+    benchmark: str
+    found: dict[Split, np.ndarray]
+    expected: dict[Split, int | None]
+    expected_per_class: np.ndarray | None
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """(K,) int64, both sides together."""
+        return self.found["train"] + self.found["test"]
+
+    @property
+    def deviating(self) -> np.ndarray:
+        """Labels of the classes that have other than the known number of clips, or none at all."""
+        expected = self.expected_per_class
+        return np.flatnonzero(self.per_class == 0 if expected is None else self.per_class != expected)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all numbers are those that are known."""
+        sides = all(self.expected[split] in (None, self.found[split].sum()) for split in SPLITS)
+        return sides and not len(self.deviating)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a thorough check found: format and store (None: no clip can be used), the counts of every benchmark that
+    fits, clips that are known to be missing, clips that cannot or should not be used."""
+
+    format: str
+    store: PackedStore | None
+    counts: tuple[Counts, ...]
+    missing: tuple[str, ...]
+    bad: tuple[BadClip, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether the data set is whole, by at least one benchmark, and has no bad clip."""
+        whole = self.store is not None and any(counts.whole for counts in self.counts)
+        return whole and not self.missing and not self.bad
+
+    def lines(self) -> Iterator[str]:
+        """The report."""
+        yield f"format: {self.format}"
+        if self.store is not None:
+            store = self.store
+            frames = store.frames.sum().item()
+            yield f"skeleton: {store.skeleton}, {store.joints} joints"
+            yield f"clips: {len(store)} of {len(store.class_names)} classes, {frames} frames"
+            yield f"fingerprint: {store.fingerprint}"
+            if not self.counts:
+                yield "benchmark: none fits; describe your own in a YAML file and name it with --benchmark"
+            for counts in self.counts:
+                yield from _describe(counts, store.class_names)
+        yield f"missing clips that are known by name: {len(self.missing)}"
+        yield from (f"  {name}" for name in self.missing)
+        yield f"bad clips: {len(self.bad)}"
+        if self.bad:
+            yield describe_bad_clips(self.bad)
+        yield "whole and good" if self.good else "NOT whole and good"
+
+
+def quick_remarks(store: PackedStore, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> list[str]:
+    """What a user should know before training, from names and labels alone, one line each.
+
+    Raises `DataError` when the store does not fit the benchmark or a side has no clip.
+    """
+    remarks = []
+    for split in splits:
+        clips = split_clips(store, benchmark, split)
+        expected = benchmark.expected_clips.get(split)
+        if expected not in (None, len(clips)):
+            remarks.append(f"benchmark {benchmark.name}: {len(clips)} {split} clips, {expected} expected")
+        present = np.bincount(store.labels[clips].numpy(), minlength=len(store.class_names))
+        if empty := [store.class_names[label] for label in np.flatnonzero(present == 0)]:
+            of_all = f"{len(empty)} of {len(present)} classes"
+            remarks.append(f"benchmark {benchmark.name}: no {split} clip of {of_all}: {_some(empty)}")
+    if unusable := unusable_clips(store):
+        remarks.append(f"{len(unusable)} clips stand on the list of clips with bad skeletons: {_some(unusable)}")
+    return remarks
+
+
+def check_data(place: Path, benchmark: Benchmark | None = None) -> Findings:
+    """Read all of what lies at `place`, and judge it by `benchmark` or else by every built-in one that fits.
+
+    Raises `DataError` when it cannot be read at all or does not fit the benchmark given.
+    """
+    title, store, bad = _read(place, benchmark)
+    if store is None:
+        return Findings(title, None, (), (), tuple(bad))
+    fitting = [benchmark] if benchmark else [each for each in BENCHMARKS.values() if _fits(store, each)]
+    bad = [*bad, *_bad_clips(store)]
+    return Findings(
+        title, store, tuple(_count(store, each) for each in fitting), tuple(missing_clips(store)), tuple(bad)
+    )
+
+
+def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, PackedStore | None, list[BadClip]]:
+    """Format, store and bad clips. Files that give labels without names are read as the first benchmark they fit."""
+    if not place.exists():
+        raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
+    found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
+    if benchmark is not None or found not in (NPZ, PYSKL, ARRAYS):
+        return found.title, *found.read(place, benchmark or BENCHMARKS["nw-ucla"], SPLITS)
+    if found is ARRAYS:
+        raise DataError(f"{place}: a folder of your own arrays; name the YAML file of its benchmark with --benchmark")
+    refusals = []
+    for candidate in BENCHMARKS.values():
+        try:
+            return found.title, *found.read(place, candidate, SPLITS)
+        except DataError as error:
+            refusals.append(error)
+    raise refusals[-1]
+
+
+def _fits(store: PackedStore, benchmark: Benchmark) -> bool:
+    try:
+        return all(len(split_clips(store, benchmark, split)) for split in SPLITS)
+    except DataError:
+        return False
+
+
+def _count(store: PackedStore, benchmark: Benchmark) -> Counts:
+    labels = {split: store.labels[split_clips(store, benchmark, split)].numpy() for split in SPLITS}
+    return Counts(
+        benchmark.name,
+        found={split: np.bincount(labels[split], minlength=len(store.class_names)) for split in SPLITS},
+        expected={split: benchmark.expected_clips.get(split) for split in SPLITS},
+        expected_per_class=clips_per_class(benchmark),
+    )
+
+
+def _bad_clips(store: PackedStore) -> Iterator[BadClip]:
+    """Decodes every clip, which compares its digest."""
+    unusable = set(unusable_clips(store))
+    visited = store.memory_mapped()
+    for index, name in enumerate(store.names):
+        try:
+            clip = visited.clip(index)
+        except DataError as error:
+            yield BadClip(name, str(error))
+            continue
+        if not clip.isfinite().all():
+            yield BadClip(name, "NaN or infinite coordinates")
+        elif not clip.any():
+            yield BadClip(name, "every coordinate is zero")
+        elif store.skeleton == "ntu" and len(clip) > LONGEST_NTU_CLIP:
+            yield BadClip(name, f"{len(clip)} frames, no clip of NTU RGB+D has more than {LONGEST_NTU_CLIP}")
+        elif name in unusable:
+            yield BadClip(name, "stands on the list of clips with bad skeletons")
+
+
+def _describe(counts: Counts, class_names: Sequence[str]) -> Iterator[str]:
+    for split in SPLITS:
+        found, expected = int(counts.found[split].sum()), counts.expected[split]
+        verdict = "" if expected is None else ", as known" if found == expected else f", {expected} are known"
+        yield f"benchmark {counts.benchmark}, {split}: {found} clips{verdict}"
+        per_class = counts.found[split]
+        yield f"  per class {per_class.min()} to {per_class.max()}: {' '.join(map(str, per_class.tolist()))}"
+    for label in counts.deviating.tolist():
+        known = "" if counts.expected_per_class is None else f", {counts.expected_per_class[label]} are known"
+        yield f"  class {label} ({class_names[label]}): {counts.per_class[label]} clips{known}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

@@ -1,0 +1,72 @@
+"""Which reader a file or folder needs, told from what it is, not from the benchmark's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from feeders.benchmarks import Benchmark
+from feeders.choices import Split
+from feeders.demo import open_demo
+from feeders.errors import DataError
+from feeders.readers.collector import Reading
+from feeders.readers.nw_ucla import read_nw_ucla
+from feeders.readers.own_arrays import read_own_arrays
+from feeders.readers.published_npz import read_published_npz
+from feeders.readers.pyskl import read_pyskl
+from feeders.store import PackedStore
+
+
+class Format(NamedTuple):
+    """A kind of data, and how it is read: place, benchmark and the wanted sides to a store and the bad clips."""
+
+    title: str
+    read: Callable[[Path, Benchmark, Sequence[Split]], Reading]
+
+
+DEMO = Format("generated demo clips", lambda place, benchmark, splits: (open_demo(place), []))
+STORE = Format("packed store", lambda place, benchmark, splits: (PackedStore.load(place), []))
+NW_UCLA = Format("folder of NW-UCLA clips (.json)", lambda place, benchmark, splits: read_nw_ucla(place))
+ARRAYS = Format("folder of arrays (.npy) with a table (.csv)", read_own_arrays)
+NPZ = Format("published arrays (.npz)", read_published_npz)
+PYSKL = Format("PYSKL annotations (.pkl)", read_pyskl)
+
+BY_SUFFIX = {".h5": STORE, ".hdf5": STORE, ".npz": NPZ, ".pkl": PYSKL, ".pickle": PYSKL}
+BY_CONTENT = {"*.json": NW_UCLA, "*.csv": ARRAYS, "*.npy": ARRAYS}
+RAW = ("*.skeleton", "*/*.skeleton", "*.zip")
+
+
+def find_format(place: Path, benchmark: Benchmark) -> Format:
+    """The format of what lies at `place`. Raises `DataError` when nothing does, or nothing that a reader knows."""
+    if benchmark.name == "demo" and (not place.is_file() or place.suffix == ".h5"):
+        return DEMO
+    if place.is_dir():
+        return _of_folder(place, benchmark)
+    if not place.exists():
+        raise DataError(
+            f"{place.absolute()}: no data there; benchmark {benchmark.name} expects {benchmark.source}; "
+            f"put that there or name its place with data.path"
+        )
+    if place.suffix in BY_SUFFIX:
+        return BY_SUFFIX[place.suffix]
+    raise _unknown(place, raw=place.suffix in (".skeleton", ".zip"))
+
+
+def _of_folder(place: Path, benchmark: Benchmark) -> Format:
+    for pattern, known in BY_CONTENT.items():
+        if next(place.glob(pattern), None):
+            return known
+    if benchmark.name == "nw-ucla":
+        return NW_UCLA  # whose reader says where such clips may be
+    raise _unknown(place, raw=any(next(place.glob(pattern), None) for pattern in RAW))
+
+
+def _unknown(place: Path, raw: bool) -> DataError:
+    if raw:
+        return DataError(
+            f"{place}: raw clips of NTU RGB+D; make a packed store of them first: "
+            f"python data/prepare_ntu.py --raw {place} --dataset ntu60"
+        )
+    known = ", ".join(dict.fromkeys(known.title for known in (*BY_SUFFIX.values(), *BY_CONTENT.values())))
+    return DataError(f"{place}: of an unknown format; known are: {known}")

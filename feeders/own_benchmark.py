@@ -1,0 +1,135 @@
+"""A benchmark of a user's own, described by a YAML file that `data.benchmark` names.
+
+    skeleton: hand.yaml                    # ntu, nw-ucla, or a YAML file of a skeleton
+    classes: [wave, grab, point]           # their order is that of the labels
+    path: clips                            # folder or file of the clips, for when data.path is not given
+    persons: 1                             # most persons in a clip
+    window: 64                             # frames that the encoder sees
+    transforms: ntu                        # or nw-ucla: the family of crops and augmentations
+    repeat: 1                              # how often an epoch visits each training clip
+    split: {column: subject, train: [1, 2, 3], test: [4, 5]}
+
+Only `skeleton`, `classes` and `path` are required. Without `split` the clips themselves say their side. Paths count
+from the folder of the file. The benchmark is called like the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from feeders.benchmarks import Benchmark, SplitRule
+from feeders.errors import DataError
+from feeders.sides import SIDE_COLUMN, SIDES
+from graph import SkeletonError, get_skeleton
+from graph.nearest import did_you_mean
+
+REQUIRED = ("skeleton", "classes", "path")
+DEFAULTS: dict[str, Any] = {"persons": 1, "window": 64, "transforms": "ntu", "repeat": 1, "split": None}
+TRANSFORMS = ("ntu", "nw-ucla")
+
+
+@dataclass(frozen=True)
+class OwnBenchmark(Benchmark):
+    """A benchmark with class names of its own."""
+
+    class_names: tuple[str, ...] = ()
+
+
+def read_own_benchmark(path: Path) -> OwnBenchmark:
+    """The benchmark that a YAML file describes. Raises `DataError`, with the file and the key, for what is wrong."""
+    try:
+        return _build(path, _load(path))
+    except (DataError, SkeletonError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _build(path: Path, content: dict[str, Any]) -> OwnBenchmark:
+    for key in content:
+        if key not in (*REQUIRED, *DEFAULTS):
+            known = (*REQUIRED, *DEFAULTS)
+            raise DataError(f"{key}: unknown key{did_you_mean(str(key), known)}; known are {', '.join(known)}")
+    for key in REQUIRED:
+        if key not in content:
+            raise DataError(f"{key}: the key is missing; add it")
+    values = DEFAULTS | content
+    for key in ("persons", "window", "repeat"):
+        if type(values[key]) is not int or values[key] < 1:
+            raise DataError(f"{key}: {values[key]!r} is no whole number from 1 on")
+    if values["transforms"] not in TRANSFORMS:
+        raise DataError(f"transforms: {values['transforms']!r} is none of {', '.join(TRANSFORMS)}")
+    if values["transforms"] == "nw-ucla" and values["persons"] != 1:
+        raise DataError("persons: the transforms nw-ucla take one person; use ntu, or persons: 1")
+    classes = _texts("classes", values["classes"])
+    if len(set(classes)) < len(classes):
+        raise DataError("classes: a name is there twice; give every class its own")
+    return OwnBenchmark(
+        name=path.stem,
+        title=path.stem,
+        skeleton=_skeleton(path.parent, values["skeleton"]),
+        num_classes=len(classes),
+        num_persons=values["persons"],
+        transforms=values["transforms"],
+        window=values["window"],
+        repeat=values["repeat"],
+        default_path=str(path.parent.absolute() / _text("path", values["path"])),
+        source=f"what `path` of {path} names",
+        split=_split(values["split"]),
+        expected_clips={},
+        class_names=classes,
+    )
+
+
+def _skeleton(folder: Path, value: Any) -> str:
+    """A built-in name, or the path of a file, which counts from the folder."""
+    name = _text("skeleton", value)
+    if name.endswith((".yaml", ".yml")):
+        name = str(folder.absolute() / name)
+    get_skeleton(name)
+    return name
+
+
+def _split(value: Any) -> SplitRule:
+    if value is None:
+        return SplitRule(SIDE_COLUMN, train=frozenset({SIDES["train"]}), test=frozenset({SIDES["test"]}))
+    if not isinstance(value, dict) or value.keys() != {"column", "train", "test"}:
+        raise DataError("split: needs the keys column, train and test, or leave it out")
+    numbers = {}
+    for side in ("train", "test"):
+        if not isinstance(value[side], list) or not all(type(number) is int for number in value[side]):
+            raise DataError(f"split.{side}: {value[side]!r} is no list of whole numbers")
+        numbers[side] = frozenset(value[side])
+    if both := numbers["train"] & numbers["test"]:
+        raise DataError(f"split: {min(both)} stands on both sides; a clip trains or tests")
+    return SplitRule(_text("split.column", value["column"]), **numbers)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            "there is no such file; data.benchmark names a benchmark or the YAML file of your own"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"is no mapping; it needs the keys {', '.join(REQUIRED)}")
+    return content
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{key}: {value!r} is no list of names")
+    return tuple(_text(key, item) for item in value)
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise DataError(f"{key}: {value!r} is no name (text; put it in quotes if it looks like a number or like yes or no)")

@@ -1,0 +1,93 @@
+"""Gathers the clips that a reader finds, in little more memory than they take.
+
+Shapes: T frames, M persons, V joints.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from feeders.catalogue import Catalogue
+from feeders.clip_rows import ClipRows
+from feeders.clip_source import InMemory
+from feeders.errors import BadClip
+from feeders.store import PackedStore
+from feeders.store_writer import fault_of
+
+GROWTH = 1.2
+"""The room for coordinates grows by this factor; the system extends large arrays where they are, without a copy."""
+
+Reading = tuple[PackedStore | None, list[BadClip]]
+"""What a reader gives: the store, None when no clip can be used, and the clips that cannot be."""
+
+
+class ClipCollector:
+    """Takes clips one by one, as float32, and makes a store of them in the order of their arrival."""
+
+    def __init__(self, skeleton: str, joints: int, class_names: tuple[str, ...]) -> None:
+        self.skeleton = skeleton
+        self.joints = joints
+        self.class_names = class_names
+        self.bad: list[BadClip] = []
+        self._rows = np.empty((0, joints, 3), np.float32)
+        self._filled = 0
+        self._names: list[str] = []
+        self._sizes: list[tuple[int, int, int]] = []
+        self._metadata: defaultdict[str, list[int]] = defaultdict(list)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Note a clip that cannot be used."""
+        self.bad.append(BadClip(name, reason))
+
+    def add(self, name: str, label: int, metadata: Mapping[str, int], clip: np.ndarray) -> None:
+        """Take (T, M, V, 3) numbers; persons behind the last one that is there are dropped. A clip with no frame, no
+        person, NaN, another number of joints or a label without a class is refused."""
+        if reason := fault_of(clip) or self._misfit(label, clip):
+            self.refuse(name, reason)
+            return
+        present = np.flatnonzero(clip.any(axis=(0, 2, 3)))
+        if not len(present):
+            self.refuse(name, "every coordinate is zero")
+            return
+        clip = clip[:, : present[-1] + 1]
+        rows = clip.shape[0] * clip.shape[1]
+        if self._filled + rows > len(self._rows):
+            self._rows.resize((int((self._filled + rows) * GROWTH), self.joints, 3), refcheck=False)
+        with np.errstate(over="ignore"):
+            self._rows[self._filled : self._filled + rows] = clip.reshape(rows, self.joints, 3)
+        self._filled += rows
+        self._names.append(name)
+        self._sizes.append((clip.shape[0], clip.shape[1], int(label)))
+        for column, value in metadata.items():
+            self._metadata[column].append(int(value))
+
+    def finish(self) -> Reading:
+        """The store of all clips taken, and those refused."""
+        if not self._names:
+            return None, self.bad
+        self._rows.resize((self._filled, self.joints, 3), refcheck=False)
+        frames, persons, labels = np.array(self._sizes, np.int64).T.copy()
+        catalogue = Catalogue(
+            names=tuple(self._names),
+            labels=labels,
+            frames=frames,
+            persons=persons,
+            metadata={column: np.array(values, np.int64) for column, values in self._metadata.items()},
+            class_names=self.class_names,
+            skeleton=self.skeleton,
+            joints=self.joints,
+            dtype=self._rows.dtype,
+        )
+        rows = ClipRows.of(torch.from_numpy(self._rows), frames, persons)
+        return PackedStore(catalogue, InMemory(rows)), self.bad
+
+    def _misfit(self, label: int, clip: np.ndarray) -> str | None:
+        if clip.shape[2] != self.joints:
+            return f"{clip.shape[2]} joints, the skeleton {self.skeleton} has {self.joints}"
+        if not 0 <= label < len(self.class_names):
+            return f"label {label}, there are {len(self.class_names)} classes (from 0 on)"
+        return None

@@ -1,0 +1,148 @@
+"""Reads the arrays that the CTR-GCN family trains on: `NTU60_CS.npz`, `NTU60_CV.npz`, `NTU120_CSub.npz`, ...
+
+Members `x_train`, `x_test`: (N, T, M * V * 3) float, zero behind the end of each clip; `y_train`, `y_test`: (N, K)
+one-hot, or (N,) whole numbers. Such a file holds ten to twenty gigabytes, nearly all of them zeros, so it is read in
+blocks, straight from the archive, and only what is not zero is kept.
+
+Letters: N clips of a side, T padded frames, M persons, V joints, K classes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO
+
+import numpy as np
+
+from feeders.benchmarks import BENCHMARKS, Benchmark
+from feeders.choices import SPLITS, Split
+from feeders.class_names import class_names
+from feeders.errors import DataError
+from feeders.readers.collector import ClipCollector, Reading
+from feeders.sides import SIDES, side_column
+from feeders.split import stored_skeleton
+from graph import get_skeleton
+
+BLOCK = 16 * 2**20
+"""Bytes read at a time, roughly."""
+
+
+def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
+    """The clips of the wanted sides, float32, named `train_0`, `train_1`, ... and `test_0`, ... by their position.
+
+    A clip's frames are the first n, n being the number of frames whose coordinates do not add up to zero, as in the
+    published feeders. A second person that is zero throughout is dropped; one that is a copy of the first (NTU120
+    files) stays. Raises `DataError` when the file is damaged, is none of this kind, or is that of another benchmark.
+    """
+    joints = get_skeleton(benchmark.skeleton).num_joints
+    collector = ClipCollector(stored_skeleton(benchmark), joints, class_names(benchmark))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(path, archive)
+            sizes = {split: _size(archive, f"x_{split}") for split in SPLITS}
+            _refuse_other_protocol(path, benchmark, sizes)
+            for split in splits:
+                _read_side(path, archive, split, benchmark, collector)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable .npz archive ({error}); make or copy it again") from None
+    return collector.finish()
+
+
+def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
+    wanted = [f"{array}_{split}.npy" for array in "xy" for split in SPLITS]
+    if missing := sorted(set(wanted) - set(archive.namelist())):
+        there = ", ".join(archive.namelist()[:8]) or "nothing"
+        raise DataError(
+            f"{path}: lacks {', '.join(missing)} (it holds {there}); data.path should name an archive of x_train, "
+            f"y_train, x_test and y_test, as data/export_npz.py writes it"
+        )
+
+
+def _refuse_other_protocol(path: Path, benchmark: Benchmark, sizes: dict[Split, int]) -> None:
+    """A whole file is known by its numbers of clips."""
+    for other in BENCHMARKS.values():
+        if benchmark.expected_clips and sizes == other.expected_clips != benchmark.expected_clips:
+            raise DataError(
+                f"{path}: its {sizes['train']} training and {sizes['test']} test clips are those of {other.name}, "
+                f"not of {benchmark.name}; set data.benchmark to {other.name}, or name another file"
+            )
+
+
+def _read_side(
+    path: Path, archive: zipfile.ZipFile, split: Split, benchmark: Benchmark, collector: ClipCollector
+) -> None:
+    labels = _labels(path, archive, split, benchmark)
+    metadata = {side_column(benchmark): SIDES[split]}
+    position = 0
+    with archive.open(f"x_{split}.npy") as member:
+        shape, dtype = _header(member)
+        if len(shape) != 3 or shape[2] % (collector.joints * 3):
+            raise DataError(
+                f"{path}: x_{split} has shape {shape}, expected (clips, frames, persons * {collector.joints} * 3)"
+            )
+        if shape[0] != len(labels):
+            raise DataError(f"{path}: {shape[0]} clips in x_{split}, {len(labels)} labels in y_{split}")
+        persons = shape[2] // (collector.joints * 3)
+        for block in _blocks(member, shape, dtype):
+            frames = np.count_nonzero(block.sum(axis=2, dtype=np.float32), axis=1)
+            for padded, count in zip(block, frames.tolist(), strict=True):
+                clip = padded[:count].reshape(count, persons, collector.joints, 3)
+                collector.add(f"{split}_{position}", int(labels[position]), metadata, clip)
+                position += 1
+
+
+def _labels(path: Path, archive: zipfile.ZipFile, split: Split, benchmark: Benchmark) -> np.ndarray:
+    """(N,) int64 of one-hot rows or of numbers; -1 for a row that is not one-hot."""
+    with archive.open(f"y_{split}.npy") as member:
+        shape, dtype = _header(member)
+        rows = np.concatenate([*_blocks(member, shape, dtype), np.zeros((0, *shape[1:]), dtype)])
+    if rows.ndim == 1 and rows.dtype.kind in "iu":
+        return rows.astype(np.int64)
+    if rows.ndim != 2 or rows.shape[1] != benchmark.num_classes:
+        raise DataError(
+            f"{path}: y_{split} has shape {shape}, benchmark {benchmark.name} needs ({shape[0]}, "
+            f"{benchmark.num_classes}); set data.benchmark to the one that the file was made for"
+        )
+    one_hot = (np.count_nonzero(rows, axis=1) == 1) & (rows.max(axis=1) > 0)
+    return np.where(one_hot, rows.argmax(axis=1), -1)
+
+
+def _size(archive: zipfile.ZipFile, array: str) -> int:
+    """How many clips an array has, from its header alone."""
+    with archive.open(f"{array}.npy") as member:
+        shape, _ = _header(member)
+    return shape[0] if shape else 0
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array whose numbers come next."""
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(member)
+    if version not in read:
+        raise ValueError(f"an array of the unknown format {version}")
+    try:
+        shape, columns_first, dtype = read[version](member)
+    except (SyntaxError, TokenError, TypeError, RecursionError) as error:  # what becomes of a damaged header
+        raise ValueError(f"an array with a damaged header: {error}") from None
+    if dtype.kind not in "fiu" or (columns_first and len(shape) > 1):
+        raise ValueError(f"an array of type {dtype} in an unusual order; expected plain numbers, row after row")
+    return shape, dtype
+
+
+def _blocks(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Some rows at a time. Raises `EOFError` when there are fewer than the shape says."""
+    row = int(np.prod(shape[1:])) * dtype.itemsize
+    rows = max(1, BLOCK // max(row, 1))
+    for start in range(0, shape[0], rows):
+        count = min(rows, shape[0] - start)
+        data = member.read(count * row)
+        if len(data) < count * row:
+            raise EOFError("it ends in the middle of an array")
+        yield np.frombuffer(data, dtype).reshape(count, *shape[1:])
+    member.read(1)  # at its end the archive compares its checksum

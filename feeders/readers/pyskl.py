@@ -1,0 +1,136 @@
+"""Reads the annotation pickles of PYSKL: `ntu60_3danno.pkl`, `ntu120_3danno.pkl`.
+
+One dictionary. `split`: name -> list of clip IDs, such as `xsub_train` and `xsub_val`. `annotations`: a list of
+dictionaries with `frame_dir` (the ID), `label` (from 0), `total_frames` and `keypoint`, float16 (M, T, V, 3) in metres,
+as the camera saw them; an absent person's frame is zero.
+
+Letters: M persons, T frames, V joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feeders.benchmarks import Benchmark
+from feeders.choices import SPLITS, Split
+from feeders.class_names import class_names
+from feeders.errors import DataError
+from feeders.ntu.names import DATASETS, parse_name
+from feeders.pickle_machine import PickleMachine
+from feeders.pickled_arrays import Array, PickleRefusedError
+from feeders.readers.collector import ClipCollector, Reading
+from feeders.sides import NEITHER, SIDE_COLUMN, SIDES
+from feeders.split import stored_skeleton
+from graph import get_skeleton
+
+SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
+ONLY_IN = {"xview": "ntu60", "xset": "ntu120"}
+"""Protocols that tell the two data sets apart."""
+
+
+class _AnnotationMachine(PickleMachine):
+    kind = "an annotation file"
+
+
+def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
+    """The clips of the wanted sides, float32, in the order of the file, moved like those of `prepare_ntu`.
+
+    Frames without anyone are dropped; joint 2 of the first person where it first appears becomes the origin; absent
+    persons stay zero. The sides of every split of the file become columns `side_xsub`, ...; where the IDs are NTU
+    names, so do set-up, camera, subject and replication. Nothing that the file asks for is run. Raises `DataError` when
+    it is damaged, is none of this kind, or belongs to another data set than the benchmark.
+    """
+    content = _load(path)
+    sides = _sides(path, content["split"])
+    _refuse_other_dataset(path, benchmark, sides)
+    wanted = {SIDES[split] for split in splits}
+    protocol = f"{SIDE_COLUMN}_{benchmark.name.partition('-')[2]}"
+    skeleton = get_skeleton(benchmark.skeleton)
+    collector = ClipCollector(stored_skeleton(benchmark), skeleton.num_joints, class_names(benchmark))
+    numbers = _numbers_in_names(content["annotations"])
+    for position, entry in enumerate(content["annotations"]):
+        name = entry.get("frame_dir") if type(entry) is dict else None
+        if type(name) is not str:
+            collector.refuse(f"annotation {position}", "has no frame_dir")
+            continue
+        metadata = numbers.get(name, {}) | {column: ids.get(name, NEITHER) for column, ids in sides.items()}
+        if protocol in metadata and metadata[protocol] not in wanted:
+            continue
+        keypoint = entry["keypoint"].values if type(entry.get("keypoint")) is Array else None
+        if keypoint is None or keypoint.ndim != 4 or keypoint.shape[3] != 3:
+            shape = "none" if keypoint is None else f"of shape {keypoint.shape}"
+            collector.refuse(name, f"keypoint is {shape}, expected (persons, frames, joints, 3)")
+        elif type(entry.get("label")) is not int:
+            collector.refuse(name, "has no label")
+        else:
+            collector.add(name, entry["label"], metadata, move_to_origin(keypoint, skeleton.centre))
+    return collector.finish()
+
+
+def move_to_origin(keypoint: np.ndarray, centre: int) -> np.ndarray:
+    """(M, T, V, 3) to (T, M, V, 3) float32 without empty frames, the first person's `centre` joint at the origin of
+    the first frame in which that person is there; absent persons stay zero."""
+    clip = keypoint.astype(np.float32).swapaxes(0, 1)
+    present = np.any(clip != 0, axis=(2, 3))
+    occupied = np.flatnonzero(np.count_nonzero(present, axis=1))
+    clip, present = clip[occupied], present[occupied]
+    if np.any(present[:, :1]):
+        first = int(np.argmax(present[:, 0]))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity; such a clip is refused anyway
+            clip = clip - clip[first, 0, centre]
+        clip[~present] = 0
+    return clip
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = _AnnotationMachine(file, path.stat().st_size).run()
+    except PickleRefusedError as error:
+        raise DataError(f"{path}: no annotation file: {error}") from None
+    except (OSError, MemoryError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    wanted = {"split": dict, "annotations": list}
+    for key, kind in wanted.items():
+        if type(content) is not dict or type(content.get(key)) is not kind:
+            raise DataError(f"{path}: no annotation file: it lacks the {kind.__name__} {key!r}")
+    return content
+
+
+def _sides(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Column -> clip ID -> side."""
+    sides: dict[str, dict[str, int]] = {}
+    for name, ids in split.items():
+        protocol, _, word = name.rpartition("_")
+        if word not in SIDE_WORDS or type(ids) is not list or not all(type(clip) is str for clip in ids):
+            raise DataError(f"{path}: split {name!r} is no list of clip IDs called <protocol>_train or _val")
+        column = f"{SIDE_COLUMN}_{protocol}" if protocol else SIDE_COLUMN
+        sides.setdefault(column, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))
+    return sides
+
+
+def _refuse_other_dataset(path: Path, benchmark: Benchmark, sides: dict[str, dict[str, int]]) -> None:
+    wanted, _, protocol = benchmark.name.partition("-")
+    for known, dataset in ONLY_IN.items():
+        if f"{SIDE_COLUMN}_{known}" in sides and wanted in DATASETS and dataset != wanted:
+            raise DataError(
+                f"{path}: its splits are those of {dataset}, benchmark {benchmark.name} needs {wanted}; set "
+                f"data.benchmark to {dataset}-{protocol if protocol == 'xsub' else known}, or name another file"
+            )
+
+
+def _numbers_in_names(annotations: list[Any]) -> dict[str, dict[str, int]]:
+    """Clip ID -> what it says, if all are NTU names; else nothing."""
+    found = {}
+    for entry in annotations:
+        name = entry.get("frame_dir") if type(entry) is dict else None
+        try:
+            numbers = parse_name(str(name))._asdict()
+        except DataError:
+            return {}
+        found[str(name)] = {key: value for key, value in numbers.items() if key != "action"}
+    return found

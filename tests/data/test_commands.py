@@ -1,0 +1,190 @@
+"""The commands of `data/` as users run them: exit codes, one-line refusals, kill, Ctrl-C and a full disk."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.export_npz import main as export
+from data.prepare_ntu import main as prepare
+from feeders import PackedStore
+from feeders.ntu import names
+from feeders.ntu.generate import generate_clip, generate_tree
+from feeders.ntu.names import ClipName, get_dataset
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLIPS = 300
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("few")
+    generate_tree(place, get_dataset("ntu60"), 6, seed=2)
+    return place
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many clips that a run can be ended while it is at work."""
+    place = tmp_path_factory.mktemp("many")
+    for action in range(3):
+        (place / f"text {action}").write_bytes(generate_clip(action, 0, action))
+    for number in range(CLIPS):
+        name = ClipName(1 + number % 17, 1 + number % 3, 1 + number % 40, 1 + number % 2, 1 + number // 5)
+        (place / f"{name}.skeleton").hardlink_to(place / f"text {number % 3}")
+    assert len(list(place.glob("*.skeleton"))) == CLIPS
+    return place
+
+
+def command(raw: Path, out: Path, jobs: int = 2) -> list[str]:
+    words = ["data/prepare_ntu.py", "--raw", str(raw), "--dataset", "ntu60", "--out", str(out), "--jobs", str(jobs)]
+    return [sys.executable, *words]
+
+
+def start(raw: Path, out: Path, **options) -> subprocess.Popen[str]:
+    """A run in a process group of its own, ended at the latest with the test."""
+    return subprocess.Popen(
+        command(raw, out),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def wait_for_first_clips(process: subprocess.Popen[str], out: Path) -> None:
+    part = out.with_name(out.name + ".part")
+    while process.poll() is None and not (part.exists() and part.stat().st_size > 50_000):
+        time.sleep(0.005)
+    assert process.poll() is None, "it was done before it could be ended"
+
+
+def wait_for_the_end_of_group(group: int) -> None:
+    """Of all processes of the run; those that are gone but not yet waited for do not count."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        states = [s.rsplit(")", 1)[1].split() for s in map(_stat, Path("/proc").glob("[0-9]*/stat")) if s]
+        if not [state for state in states if int(state[2]) == group and state[0] != "Z"]:
+            return
+        time.sleep(0.1)
+    raise AssertionError("worker processes outlive a killed run")
+
+
+def _stat(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def fingerprint(many: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("whole") / "store.h5"
+    assert prepare(["--raw", str(many), "--dataset", "ntu60", "--out", str(out), "--jobs", "1"]) == 3
+    return PackedStore.load(out).fingerprint
+
+
+def test_kill_and_go_on(many, fingerprint, tmp_path):
+    out = tmp_path / "store.h5"
+    process = start(many, out)
+    wait_for_first_clips(process, out)
+    process.kill()
+    process.communicate()
+    wait_for_the_end_of_group(process.pid)
+    assert not out.exists()
+    done = subprocess.run(command(many, out), cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "going on from" in done.stdout
+    assert PackedStore.load(out).fingerprint == fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store.h5", "store_report.csv"]
+
+
+def test_interrupt_is_one_line_and_resumable(many, fingerprint, tmp_path):
+    out = tmp_path / "store.h5"
+    process = start(many, out)
+    wait_for_first_clips(process, out)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "prepare_ntu.py: interrupted; the same command goes on from here"
+    assert "Traceback" not in error
+    assert not out.exists()
+    assert prepare(command(many, out)[2:]) == 3
+    assert PackedStore.load(out).fingerprint == fingerprint
+
+
+def test_full_disk_is_one_line_and_a_rerun_goes_on(many, fingerprint, tmp_path, capsys):
+    out = tmp_path / "store.h5"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))  # noqa: E731
+    process = start(many, out, preexec_fn=limit)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "store.h5.part: cannot be written (File too large)" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert not out.exists()
+    assert prepare(command(many, out)[2:]) == 3
+    assert "going on from" in capsys.readouterr().out
+    assert PackedStore.load(out).fingerprint == fingerprint
+
+
+def test_exit_codes_and_what_is_said(few, tmp_path, capsys, monkeypatch):
+    words = ["--raw", str(few), "--dataset", "ntu60", "--out", str(tmp_path / "store.h5"), "--jobs", "1"]
+    assert prepare(words) == 3
+    said = capsys.readouterr().out
+    assert "6 of 56,578 usable clips of ntu60" in said
+    assert "not complete: 56,572 usable clips are not in the store" in said
+    monkeypatch.setattr(names.Dataset, "usable", property(lambda _: 6))
+    assert prepare(words) == 0
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "S001C001P001R001A001.skeleton").write_bytes(b"1\n0\n")
+    capsys.readouterr()
+    assert prepare([*words[:2], str(bad), *words[2:]]) == 3
+    said = capsys.readouterr().out
+    assert f"skipped: {bad}/S001C001P001R001A001.skeleton: no body in any frame" in said
+    assert f"report: {tmp_path}/store_report.csv (1 skipped)" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--raw", "nowhere", "--dataset", "ntu60"], "nowhere: not there"),
+        (["--raw", ".", "--dataset", "ntu6"], "ntu60"),
+        (["--raw", ".", "--dataset", "ntu60", "--job", "2"], "--jobs"),
+        (["--raw", ".", "--dataset", "ntu60", "--jobs", "0"], "no whole number above 0"),
+        (["--dataset", "ntu60"], "--raw"),
+    ],
+)
+def test_refusals_are_one_line(words, reason, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert prepare([*words, "--out", "store.h5"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("prepare_ntu.py: ")
+    assert reason in error
+
+
+def test_export(few, tmp_path, capsys):
+    store, out = tmp_path / "store.h5", tmp_path / "NTU60_CS.npz"
+    prepare(["--raw", str(few), "--dataset", "ntu60", "--out", str(store), "--jobs", "1"])
+    capsys.readouterr()
+    words = [str(store), "--protocol", "xsub", "--out", str(out)]
+    assert export([*words, "--frames", "64"]) == 0
+    said = capsys.readouterr().out
+    with np.load(out) as arrays:
+        train, test = len(arrays["x_train"]), len(arrays["x_test"])
+        assert arrays["x_test"].shape == (test, 64, 150)
+    assert train + test == 6
+    assert f"{train} training and {test} test clips of 64 frames" in said
+    assert export(words) == 2
+    assert capsys.readouterr().err == f"export_npz.py: {out}: exists; remove it or name another file with --out\n"

@@ -1,0 +1,218 @@
+"""Runs that are killed, asked to stop, or find damaged checkpoints: nothing is lost, nothing changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.checkpoint import load_checkpoint
+from engine.scores import load_scores
+from tests.engine.child import Accident, start
+
+TIMING = ("clips_per_second", "peak_memory_mb")
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Bit equality of nested checkpoint contents."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Weights, optimiser, schedule, average, banks, random states, every logged number and all scores are bit-equal."""
+    for name in ("last", "best"):
+        checkpoints = [load_checkpoint(folder / f"checkpoints/{name}.pt") for folder in (one, other)]
+        assert equal(checkpoints[0]["encoder"], checkpoints[1]["encoder"])
+        assert equal(checkpoints[0]["training"], checkpoints[1]["training"])
+        scores = [load_scores(folder / f"scores_{name}.npz") for folder in (one, other)]
+        assert np.array_equal(scores[0].logits, scores[1].logits)
+    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, other)]
+    records = [[{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in part] for part in lines]
+    assert records[0] == records[1]
+
+
+@pytest.fixture(scope="module")
+def straight(clip_folder, tmp_path_factory) -> Path:
+    """A run that nothing interrupts: its configuration file; its run folder is runs/nw-ucla/straight beside it."""
+    folder = tmp_path_factory.mktemp("faults")
+    config = folder / "faulty.yaml"
+    (folder / "average.yaml").write_text("optim: {ema_decay: 0.9}")
+    config.write_text(
+        f"""
+        data: {{benchmark: nw-ucla, path: {clip_folder}, window: 12, repeat: 1}}
+        model: {{name: "tests.engine.tiny:TinyEncoder"}}
+        csre: {{enabled: true, dim: 16, positives: {{hard: 4}}, negatives: {{hard: 8, random: 8}}}}
+        optim: {{lr: 0.05, batch_size: 16, test_batch_size: 16, epochs: 3, warmup_epochs: 0, milestones: [1]}}
+        log: {{every_steps: 2, tsne_clips: 0, checkpoint_steps: 2}}
+        inherits: average.yaml
+        device: cpu
+        work_dir: {folder / "runs"}
+        """
+    )
+    code, printed = start(["--config", str(config), "--name", "straight"], folder / "straight.txt").wait()
+    assert code == 0, printed
+    return config
+
+
+@pytest.fixture
+def runs(straight) -> Path:
+    """Where the runs of that configuration lie."""
+    return straight.parent / "runs/nw-ucla"
+
+
+def test_twenty_kills_change_nothing(straight, runs, tmp_path):
+    chance = random.Random(5)
+    words = ["--config", str(straight), "--name", "killed"]
+    places = []
+    while len(places) < 20:
+        # An epoch has five steps and three test batches, and between them four checkpoints of some hundred writes each.
+        accident = Accident(chance.choice([1, 2, 3, 5, 8]) if chance.random() < 0.4 else chance.randint(1, 300))
+        code, printed = start(words, tmp_path / f"{len(places)}.txt", accident).wait()
+        assert code == -signal.SIGKILL, printed
+        places.append(re.search(r"accident in (\w+)", printed)[1])
+    assert set(places) == {"train", "test", "checkpoint"}
+    code, printed = start(words, tmp_path / "end.txt").wait()
+    assert code == 0, printed
+    assert_equal_runs(runs / "straight", runs / "killed")
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "event"),
+    [(signal.SIGTERM, "train", 3), (signal.SIGINT, "train", 1), (signal.SIGTERM, "test", 2)],
+)
+def test_a_signal_lets_the_step_finish_and_loses_nothing(straight, runs, tmp_path, number, place, event):
+    words = ["--config", str(straight), "--name", f"asked_{number}_{place}"]
+    folder = runs / words[-1]
+    code, printed = start(words, tmp_path / "asked.txt", Accident(event, (number,), place)).wait()
+    assert code == 128 + number, printed
+    assert signal.Signals(number).name in printed.splitlines()[-1]
+    counters = load_checkpoint(folder / "checkpoints/last.pt")["training"]["counters"]
+    expected = (0, 0, event) if place == "train" else (1, 0, 0)
+    assert (counters["trained"], counters["tested"], counters["step"]) == expected
+    code, printed = start(words, tmp_path / "end.txt").wait()
+    assert code == 0, printed
+    assert_equal_runs(runs / "straight", folder)
+
+
+def test_a_second_signal_ends_a_run_at_once(straight, runs, tmp_path):
+    words = ["--config", str(straight), "--name", "impatient", "--log.checkpoint_steps", "1"]
+    accident = Accident(3, (signal.SIGTERM, signal.SIGINT), "train")
+    code, printed = start(words, tmp_path / "asked.txt", accident).wait()
+    assert code == 128 + signal.SIGINT, printed
+    assert load_checkpoint(runs / "impatient/checkpoints/last.pt")["training"]["counters"]["step"] == 2
+
+
+@pytest.mark.parametrize("damage", ["10", "50", "99", "flipped", "flipped late", "empty", "pickle"])
+def test_a_damaged_last_checkpoint_is_named_and_an_older_one_used(straight, runs, tmp_path, damage):
+    name = "damaged_" + damage.replace(" ", "_")
+    shutil.copytree(runs / "straight", runs / name)
+    last = runs / name / "checkpoints/last.pt"
+    whole = last.read_bytes()
+    if damage.isdigit():
+        last.write_bytes(whole[: len(whole) * int(damage) // 100])
+    elif damage.startswith("flipped"):
+        place = len(whole) // (2 if damage == "flipped" else 1) - (1000 if damage == "flipped late" else 0)
+        last.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    elif damage == "empty":
+        last.write_bytes(b"")
+    else:
+        last.write_bytes(pickle.dumps(Harmful(tmp_path / "harmed"), protocol=2))
+    (last.parent / "epoch_0003.pt").write_bytes(last.read_bytes())  # the same file under its other name
+    code, printed = start(["--config", str(straight), "--name", name], tmp_path / "again.txt").wait()
+    assert code == 0, printed
+    told = [line for line in printed.splitlines() if str(last) in line]
+    assert len(told) == 1
+    assert "going on from" in told[0]
+    assert "going on after epoch 2" in printed
+    assert not (tmp_path / "harmed").exists()
+    assert_equal_runs(runs / "straight", runs / name)
+
+
+class Harmful:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_but_damaged_checkpoints_is_no_reason_to_begin_anew(call, run_folder):
+    call()
+    for path in (run_folder / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    before = (run_folder / "metrics.jsonl").read_bytes()
+    done = call()
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "all checkpoints are damaged" in done.err
+    assert "--resume never" in done.err
+    assert (run_folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_run(call, run_folder, monkeypatch):
+    call("--optim.epochs", "3", "--name", "straight")
+    sync, calls = os.fsync, []
+
+    def sometimes_full(file: int) -> None:
+        calls.append(str(Path(f"/proc/self/fd/{file}").resolve()))
+        if "epoch_0002" in calls[-1]:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", sometimes_full)
+    done = call("--optim.epochs", "3")
+    assert done.code == 0
+    assert done.out.count("No space left on device") == 2  # after its training and after its test
+    assert any("epoch_0002" in path for path in calls)
+    assert not list((run_folder / "checkpoints").glob("epoch_0002*"))
+    assert_equal_runs(run_folder.with_name("straight"), run_folder)
+
+
+def test_a_disk_that_stays_full_is_told_at_the_end(call, run_folder, monkeypatch):
+    call("--optim.epochs", "1")
+    before = (run_folder / "checkpoints/last.pt").read_bytes()
+
+    def full(file: int) -> None:
+        if "epoch_" in str(Path(f"/proc/self/fd/{file}").resolve()):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = call("--optim.epochs", "2")
+    assert done.code == 2
+    assert "last checkpoint could not be written" in done.err
+    assert (run_folder / "checkpoints/last.pt").read_bytes() == before
+
+
+def test_a_folder_in_use_is_refused_until_its_user_ends(straight, runs, tmp_path, call):
+    words = ["--config", str(straight), "--name", "locked"]
+    holder = start(words, tmp_path / "holder.txt", Accident(2, (signal.SIGSTOP,), "train"))
+    try:
+        while "accident" not in (holder.printed.read_text() if holder.printed.exists() else ""):
+            assert holder.process.is_alive()
+            time.sleep(0.05)
+        code, printed = start([*words, "--resume", "never"], tmp_path / "second.txt").wait()
+        assert code == 2, printed
+        assert f"in use by process {holder.process.pid}" in printed
+        assert not list(runs.glob("locked.old*"))
+    finally:
+        holder.process.kill()
+        holder.process.join()
+    assert start(words, tmp_path / "third.txt").wait()[0] == 0

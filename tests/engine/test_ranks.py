@@ -1,0 +1,132 @@
+"""Runs of several processes: they compute what one process computes, and end together."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.checkpoint import load_checkpoint
+from engine.scores import load_scores
+from tests.engine.child import Accident, start_ranks
+from tests.engine.test_faults import assert_equal_runs
+
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def config(clip_folder, tmp_path_factory) -> Path:
+    """A run whose batches 1, 2 and 3 processes can share, and whose test batches they cannot share evenly."""
+    folder = tmp_path_factory.mktemp("ranks")
+    path = folder / "shared.yaml"
+    path.write_text(
+        f"""
+        data: {{benchmark: nw-ucla, path: {clip_folder}, window: 12, repeat: 1}}
+        model: {{name: "tests.engine.tiny:TinyEncoder"}}
+        csre: {{enabled: true, dim: 16, positives: {{hard: 3, random: 2}}, negatives: {{hard: 8, random: 8}}}}
+        optim: {{lr: 0.01, batch_size: 12, test_batch_size: 9, epochs: 1, warmup_epochs: 0, milestones: []}}
+        log: {{every_steps: 1, tsne_clips: 0, checkpoint_steps: 3}}
+        device: cpu
+        work_dir: {folder / "runs"}
+        """
+    )
+    return path
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """Run in a number of processes; returns the run folder, the exit codes and what the processes printed."""
+
+    def run(count: int, name: str, *words: str, accidents: dict[int, Accident] | None = None) -> Any:
+        children = start_ranks(count, ["--config", str(config), "--name", name, *words], tmp_path, accidents)
+        codes, printed = zip(*(child.wait() for child in children), strict=True)
+        return config.parent / "runs/nw-ucla" / name, list(codes), printed
+
+    return run
+
+
+SYNC = ("--optim.sync_batchnorm", "true")
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    (child,) = start_ranks(1, ["--config", str(config), "--name", "alone"], folder)
+    code, printed = child.wait()
+    assert code == 0, printed
+    return config.parent / "runs/nw-ucla/alone"
+
+
+def losses(folder: Path) -> np.ndarray:
+    """The logged losses of all steps, their terms and accuracies, and those of the epoch."""
+    names = ("loss", "cross_entropy", "spatial", "temporal", "top1", "active_spatial", "active_temporal")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return np.array([[line[name] for name in names] for line in lines if line["kind"] in ("step", "train")])
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(2, SYNC), (3, (*SYNC, "--csre.bank.sharded", "true"))], ids=["2", "3 sharded"]
+)
+def test_several_processes_compute_what_one_does(alone, run, count, words):
+    folder, codes, printed = run(count, f"of_{count}", *words)
+    assert codes == [0] * count, printed
+    assert f"{count} processes" in printed[0]
+    assert not any(printed[1:])  # only the first one speaks
+    assert np.allclose(losses(folder), losses(alone), **CLOSE)
+    one, several = (load_checkpoint(path / "checkpoints/last.pt")["training"] for path in (alone, folder))
+    for part in ("encoder", "csre"):  # the weights after an epoch of gradients, and both banks
+        assert one[part].keys() == several[part].keys()
+        for name, value in one[part].items():
+            assert torch.allclose(value.double(), several[part][name].double(), **CLOSE), name
+    scores = [load_scores(path / "scores_last.npz") for path in (alone, folder)]
+    assert scores[0].names == scores[1].names
+    assert np.allclose(scores[0].logits, scores[1].logits, rtol=1e-5, atol=1e-5)
+
+
+def test_every_process_tests_its_part_and_the_scores_are_those_of_one(alone, run):
+    weights = ("--phase", "test", "--weights", str(alone / "checkpoints/last.pt"))
+    folder, codes, printed = run(3, "tested", *weights)
+    assert codes == [0, 0, 0], printed
+    assert np.array_equal(
+        load_scores(folder / "test/scores_test.npz").logits, load_scores(alone / "scores_last.npz").logits
+    )
+    assert not list(folder.glob("scores*"))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_once(run):
+    folder, codes, printed = run(3, "refused", "--optim.batch_size", "16")
+    assert codes == [2, 4, 4], printed
+    assert printed[0].count("\n") == 1
+    assert "optim.batch_size: 16" in printed[0]
+    assert not any(printed[1:])
+    assert not folder.exists()
+
+
+def test_a_signal_to_one_process_stops_all_and_nothing_is_lost(run):
+    straight, codes, printed = run(2, "straight", "--optim.epochs", "2")
+    assert codes == [0, 0], printed
+    accident = {1: Accident(4, (signal.SIGTERM,), "train")}
+    folder, codes, printed = run(2, "asked", "--optim.epochs", "2", accidents=accident)
+    assert codes == [143, 143], printed
+    assert load_checkpoint(folder / "checkpoints/last.pt")["training"]["counters"]["step"] == 4
+    folder, codes, printed = run(2, "asked", "--optim.epochs", "2")
+    assert codes == [0, 0], printed
+    assert_equal_runs(straight, folder)
+
+
+def test_what_went_wrong_in_one_process_stops_all_and_is_told_once(run):
+    poisoned = ("--model.name", "tests.engine.tiny:PoisonedEncoder", "--model.options.poisoned", "[3]")
+    folder, codes, printed = run(2, "poisoned", *poisoned, "--log.checkpoint_steps", "2")
+    assert codes == [3, 3], printed
+    told = [line for line in printed[0].splitlines() if "not finite" in line]
+    assert len(told) == 1
+    assert "epoch 1, step 3" in told[0]
+    assert told[0].count("_v0") == 6  # the clips of the second process
+    assert not any(printed[1:])
+    assert load_checkpoint(folder / "checkpoints/last.pt")["training"]["counters"]["step"] == 2

@@ -1,0 +1,150 @@
+"""What the check of a data set says: counts against the known ones, missing and bad clips by name."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from feeders import BENCHMARKS, DataError, PackedStore, get_benchmark
+from feeders.check import check_data, quick_remarks
+from feeders.known import clips_per_class, missing_clips, unusable_clips
+from feeders.ntu.names import DATASETS, parse_name
+
+CLASSES = DATASETS["ntu60"].class_names
+UNUSABLE = "S001C002P005R002A008"
+
+
+def ntu_store(names: list[str], frames: int = 2) -> PackedStore:
+    """Clips of NTU60 by their names."""
+    numbers = [parse_name(name) for name in names]
+    rng = np.random.default_rng(0)
+    return PackedStore.from_clips(
+        [rng.standard_normal((frames, 1, 25, 3)).astype(np.float32) for _ in names],
+        [number.action - 1 for number in numbers],
+        names,
+        CLASSES,
+        "ntu",
+        {column: [getattr(number, column) for number in numbers] for column in ("setup", "camera", "subject")},
+    )
+
+
+def recording(subject: int) -> list[str]:
+    """All 180 clips of one recording."""
+    return [f"S001C{c:03}P{subject:03}R001A{a:03}" for c in (1, 2, 3) for a in range(1, 61)]
+
+
+@pytest.mark.parametrize(
+    ("name", "total"), [("ntu60-xsub", 56_578), ("ntu120-xset", 113_945), ("nw-ucla", 1484), ("demo", 720)]
+)
+def test_known_clips_per_class_add_up(name, total):
+    benchmark = get_benchmark(name)
+    counts = clips_per_class(benchmark)
+    assert len(counts) == benchmark.num_classes
+    assert counts.sum() == total == sum(benchmark.expected_clips.values())
+
+
+def test_known_clips_per_class_of_nw_ucla(real_clips):
+    assert real_clips.store.labels.bincount().tolist() == clips_per_class(get_benchmark("nw-ucla")).tolist()
+
+
+def test_a_whole_data_set_is_good(real_clips, tmp_path):
+    real_clips.store.save(tmp_path / "nw-ucla.h5")
+    findings = check_data(tmp_path / "nw-ucla.h5")
+    assert findings.good
+    text = "\n".join(findings.lines())
+    assert "benchmark nw-ucla, train: 1020 clips, as known" in text
+    assert "benchmark nw-ucla, test: 464 clips, as known" in text
+    assert text.endswith("whole and good")
+
+
+def test_missing_clips_of_a_recording_are_named_and_unusable_ones_are_not_missed():
+    names = recording(1) + recording(5)
+    gone = ["S001C002P001R001A007", "S001C003P005R001A060"]
+    store = ntu_store([name for name in names if name not in gone])
+    assert missing_clips(store) == gone
+    of_another = [f"S001C{c:03}P005R002A{a:03}" for c in (1, 2, 3) for a in range(1, 61)]
+    assert UNUSABLE in DATASETS["ntu60"].missing
+    assert missing_clips(ntu_store([name for name in of_another if name not in DATASETS["ntu60"].missing])) == []
+    assert unusable_clips(ntu_store([*names, UNUSABLE])) == [UNUSABLE]
+
+
+def test_an_incomplete_store_is_not_good_and_every_fitting_protocol_is_counted(tmp_path):
+    store = ntu_store(recording(1) + recording(3))
+    store.save(tmp_path / "ntu60.h5")
+    findings = check_data(tmp_path / "ntu60.h5")
+    assert not findings.good
+    assert [counts.benchmark for counts in findings.counts] == ["ntu60-xsub", "ntu60-xview"]
+    text = "\n".join(findings.lines())
+    assert "benchmark ntu60-xsub, train: 180 clips, 40091 are known" in text
+    assert "benchmark ntu60-xview, test: 120 clips, 18932 are known" in text
+    assert f"fingerprint: {store.fingerprint}" in text
+    # 948 clips of each class were recorded.
+    known = 948 - sum(name.endswith("A001") for name in DATASETS["ntu60"].missing)
+    assert f"class 0 (drink water): 6 clips, {known} are known" in text
+    assert text.endswith("NOT whole and good")
+    assert findings.missing == findings.bad == ()
+
+
+def test_bad_clips_are_named(tmp_path):
+    path = tmp_path / "ntu60.h5"
+    names = [*recording(1), *recording(3), UNUSABLE]
+    store = ntu_store(names)
+    clips = [store.clip(i).numpy().copy() for i in range(len(names))]
+    clips[3][:] = 0
+    clips[4] = np.ones((301, 1, 25, 3), np.float32)
+    PackedStore.from_clips(clips, store.labels.numpy(), names, CLASSES, "ntu", store.metadata).save(path)
+    with h5py.File(path) as file:
+        place = file["packed"].id.get_offset() + int(file["ends"][7]) - 20
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    findings = check_data(path, get_benchmark("ntu60-xsub"))
+    reasons = {clip.name: clip.reason for clip in findings.bad}
+    assert list(reasons) == [names[3], names[4], names[7], UNUSABLE]
+    for name, reason in (
+        (names[3], "zero"),
+        (names[4], "301 frames"),
+        (names[7], "not a readable"),
+        (UNUSABLE, "list"),
+    ):
+        assert reason in reasons[name]
+    assert [counts.benchmark for counts in findings.counts] == ["ntu60-xsub"]
+
+
+def test_bad_files_of_a_folder_are_named(tmp_path):
+    (tmp_path / "a01_s01_e00_v01.json").write_text("")
+    findings = check_data(tmp_path)
+    assert not findings.good
+    assert findings.store is None
+    assert "  a01_s01_e00_v01.json: the file is empty" in list(findings.lines())[-2]
+
+
+def test_labels_without_names_are_read_as_the_benchmark_they_fit(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 4, 150)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=np.eye(120)[:2], x_test=x + 1, y_test=np.eye(120)[:2])
+    (counts,) = check_data(tmp_path / "a.npz").counts
+    assert counts.benchmark == "ntu120-xsub"
+    assert counts.found["train"].sum() == 2
+
+
+def test_the_quick_check_needs_no_coordinates(tmp_path, monkeypatch):
+    ntu_store([*recording(1), *recording(3), UNUSABLE]).save(tmp_path / "ntu60.h5")
+    store = PackedStore.load(tmp_path / "ntu60.h5")
+    monkeypatch.setattr(PackedStore, "ready", lambda *_: pytest.fail("coordinates were asked for"))
+    remarks = quick_remarks(store, get_benchmark("ntu60-xsub"))
+    assert remarks == [
+        "benchmark ntu60-xsub: 181 train clips, 40091 expected",
+        "benchmark ntu60-xsub: 180 test clips, 16487 expected",
+        f"1 clips stand on the list of clips with bad skeletons: {UNUSABLE}",
+    ]
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(DataError, match="there is nothing"):
+        check_data(tmp_path / "absent")
+    (tmp_path / "labels.csv").touch()
+    with pytest.raises(DataError, match="name the YAML file of its benchmark with --benchmark"):
+        check_data(tmp_path)
+    assert BENCHMARKS.keys() >= {"demo", "nw-ucla"}

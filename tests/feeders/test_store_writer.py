@@ -1,0 +1,126 @@
+"""Writing a store clip by clip: in order, in constant memory, all or nothing."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feeders import DataError, PackedStore
+from feeders.store_writer import EncodedClip, StoreWriter, encode
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CLASSES = ("sit", "stand")
+
+
+def clip(frames: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((frames, 1, 25, 3)).astype(np.float32)
+
+
+def encoded(name: str, seed: int = 0) -> EncodedClip:
+    return encode(name, seed % 2, {"subject": seed}, clip(3 + seed, seed))
+
+
+def test_clips_come_back_in_the_order_of_writing(tmp_path):
+    names = ["b", "a", "c"]
+    with StoreWriter(tmp_path / "clips.h5", skeleton="ntu", class_names=CLASSES) as writer:
+        for seed, name in enumerate(names):
+            writer.append(pickle.loads(pickle.dumps(encoded(name, seed))))
+    store = PackedStore.load(tmp_path / "clips.h5")
+    clips = [clip(3 + seed, seed) for seed in range(3)]
+    expected = PackedStore.from_clips(clips, [0, 1, 0], names, CLASSES, "ntu", {"subject": [0, 1, 2]})
+    assert store.names == tuple(names)
+    assert store.fingerprint == writer.fingerprint == expected.fingerprint
+    for index, array in enumerate(clips):
+        np.testing.assert_array_equal(store.clip(index).numpy(), array)
+    assert list(tmp_path.iterdir()) == [tmp_path / "clips.h5"]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "clips.h5"
+    path.write_bytes(b"older")
+    with pytest.raises(KeyboardInterrupt), StoreWriter(path, skeleton="ntu", class_names=CLASSES) as writer:
+        writer.append(encoded("a"))
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_no_store(tmp_path):
+    code = (
+        "import os, numpy as np\n"
+        "from feeders.store_writer import StoreWriter, encode\n"
+        f"with StoreWriter({str(tmp_path / 'clips.h5')!r}, skeleton='ntu', class_names=['x']) as writer:\n"
+        "    writer.append(encode('a', 0, {}, np.ones((3, 1, 25, 3), np.float32)))\n"
+        "    writer._bytes.flush()\n"
+        "    os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 9
+    assert not (tmp_path / "clips.h5").exists()
+    (left,) = tmp_path.iterdir()
+    with pytest.raises(DataError, match="not a readable packed store"):
+        PackedStore.load(left)
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StoreWriter, "_copy", full)
+    with (
+        pytest.raises(DataError, match=r"clips\.h5: cannot be written .*No space left on device"),
+        StoreWriter(tmp_path / "clips.h5", skeleton="ntu", class_names=CLASSES) as writer,
+    ):
+        writer.append(encoded("a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (encoded("a", 1), "clip names must differ, 'a' is there already"),
+        (encoded("b")._replace(metadata={"camera": 1}), r"clip b has the columns \['camera'\], clip a \['subject'\]"),
+        (encoded("b")._replace(label=2), r"labels must lie in 0 \.\. 1"),
+        (encoded("b")._replace(frames=0), "at least one frame"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(tmp_path, second, reason):
+    with (
+        pytest.raises(DataError, match=reason),
+        StoreWriter(tmp_path / "clips.h5", skeleton="ntu", class_names=CLASSES) as writer,
+    ):
+        writer.append(encoded("a"))
+        writer.append(second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_clips_is_refused(tmp_path):
+    with (
+        pytest.raises(DataError, match="at least one clip"),
+        StoreWriter(tmp_path / "clips.h5", skeleton="ntu", class_names=CLASSES),
+    ):
+        pass
+
+
+def test_bad_arrays_are_refused_by_name():
+    for array, reason in ((clip()[:, 0], "shape"), (clip()[:0], "holds nothing"), (clip() * np.nan, "NaN")):
+        with pytest.raises(DataError, match=f"^S001: .*{reason}"):
+            encode("S001", 0, {}, array)
+
+
+def test_memory_does_not_grow_with_the_coordinates(tmp_path):
+    long = encode("long", 0, {}, clip(300))
+    tracemalloc.start()
+    with StoreWriter(tmp_path / "clips.h5", skeleton="ntu", class_names=CLASSES) as writer:
+        for number in range(1000):
+            writer.append(long._replace(name=f"clip {number}"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "clips.h5").stat().st_size > 1000 * len(long.data) > 60 * 2**20
+    assert peak < 40 * 2**20
+    assert len(PackedStore.load(tmp_path / "clips.h5")) == 1000

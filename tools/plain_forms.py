@@ -1,0 +1,189 @@
+"""The encoders' fused modules once more, each of their parallel layers by itself: what the fusion is measured against.
+
+A plain form computes the same function, in the same memory order (n, C, V, T), and names its state as the published
+encoders do, so that `share_weights` can give both the same weights. The graph convolutions are those of blocks that
+keep their channels.
+
+Letters: n skeletons, C channels, H groups or heads, T frames, V joints; k one of the subsets.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.agcn import SUBSETS, AdaptiveGraphConvolution
+from model.blockgcn import GROUPS, NORM_OFFSET, BlockGraphConvolution
+from model.blocks import MultiScaleTemporal, TemporalConvolution, TemporalMaxPool
+from model.ctrgcn import RefinedGraphConvolution
+from model.infogcn import HEADS, GatedGraphConvolution
+
+Fused = (
+    AdaptiveGraphConvolution
+    | BlockGraphConvolution
+    | GatedGraphConvolution
+    | MultiScaleTemporal
+    | RefinedGraphConvolution
+)
+
+
+def share_weights(fused: Fused, plain: nn.Module) -> None:
+    """Fill both with the same random weights; the running statistics stay as they are."""
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.normal_(0, 0.1)
+    state, own = plain.state_dict(), fused.state_dict()
+    joined = {}
+    for name, source in fused.published_names().items():
+        parts = [state[part] for part in source.names]
+        joined[name] = (parts[0] if len(parts) == 1 else source.join(parts)).reshape(own[name].shape)
+    fused.load_state_dict(joined)
+
+
+class PlainAdaptive(nn.Module):
+    """AdaptiveGraphConvolution of 2S-AGCN, one subset after another."""
+
+    adjacency: Tensor
+
+    def __init__(self, fused: AdaptiveGraphConvolution) -> None:
+        super().__init__()
+        channels, embedded = fused.bn.num_features, fused.embedding_channels
+        self.conv_a = nn.ModuleList(nn.Conv2d(channels, embedded, 1) for _ in range(SUBSETS))
+        self.conv_b = nn.ModuleList(nn.Conv2d(channels, embedded, 1) for _ in range(SUBSETS))
+        self.conv_d = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(SUBSETS))
+        self.PA = nn.Parameter(torch.empty_like(fused.learned))
+        self.bn = nn.BatchNorm2d(channels)
+        self.register_buffer("adjacency", fused.adjacency, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for k, (to_a, to_b, to_output) in enumerate(zip(self.conv_a, self.conv_b, self.conv_d, strict=True)):
+            a, b = to_a(x), to_b(x)
+            similarity = torch.einsum("nevt,newt->nvw", a / (a.shape[1] * a.shape[3]), b).softmax(dim=1)
+            total = total + to_output(torch.einsum("nvw,ncvt->ncwt", self.adjacency[k] + self.PA[k] + similarity, x))
+        return functional.relu(self.bn(total) + x)
+
+
+class PlainRefined(nn.Module):
+    """RefinedGraphConvolution of CTR-GCN, one subset after another."""
+
+    def __init__(self, fused: RefinedGraphConvolution) -> None:
+        super().__init__()
+        channels, relation = fused.out_channels, fused.relation_channels
+        self.convs = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "conv1": nn.Conv2d(channels, relation, 1),
+                    "conv2": nn.Conv2d(channels, relation, 1),
+                    "conv3": nn.Conv2d(channels, channels, 1),
+                    "conv4": nn.Conv2d(relation, channels, 1),
+                }
+            )
+            for _ in range(SUBSETS)
+        )
+        self.alpha = nn.Parameter(torch.empty(1))
+        self.PA = nn.Parameter(torch.empty_like(fused.topology))
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean(dim=3, keepdim=True)
+        total = torch.zeros_like(x)
+        for convs, shared in zip(self.convs, self.PA, strict=True):
+            assert isinstance(convs, nn.ModuleDict)
+            difference = torch.tanh(convs["conv1"](pooled) - convs["conv2"](pooled).transpose(2, 3))  # (n, r, u, v)
+            topology = self.alpha * convs["conv4"](difference) + shared
+            total = total + torch.einsum("ncuv,ncvt->ncut", topology, convs["conv3"](x))
+        return functional.relu(self.bn(total) + x)
+
+
+class PlainBlock(nn.Module):
+    """BlockGraphConvolution of BlockGCN, one subset after another; the groups are computed together."""
+
+    hops: Tensor
+
+    def __init__(self, fused: BlockGraphConvolution) -> None:
+        super().__init__()
+        channels = fused.bn.num_features
+        self.fc1 = nn.Parameter(torch.empty_like(fused.free))
+        self.rpe = nn.Parameter(torch.empty_like(fused.by_hops))
+        self.fc2 = nn.ModuleList(nn.Conv2d(channels, channels, 1, groups=GROUPS) for _ in range(SUBSETS))
+        self.bn = nn.BatchNorm2d(channels)
+        self.register_buffer("hops", fused.hops, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for free, by_hops, convolution in zip(self.fc1, self.rpe, self.fc2, strict=True):
+            assert isinstance(convolution, nn.Conv2d)
+            total = total + self.subset(x, _unit_columns(free) + _unit_columns(by_hops[:, self.hops]), convolution)
+        return functional.relu(self.bn(total) + x)
+
+    def subset(self, x: Tensor, topology: Tensor, convolution: nn.Conv2d) -> Tensor:
+        """x mixed by the topology (H, V, V) of one subset, then its convolution; (n, C, V, T) -> (n, C, V, T)."""
+        mixed = torch.einsum("hvw,nhcvt->nhcwt", topology, x.unflatten(1, (GROUPS, -1)))
+        return convolution(mixed.flatten(1, 2))
+
+
+class PlainBlockGroups(PlainBlock):
+    """BlockGraphConvolution of BlockGCN, one subset after another and in it one group after another."""
+
+    def subset(self, x: Tensor, topology: Tensor, convolution: nn.Conv2d) -> Tensor:
+        assert convolution.bias is not None
+        layers = zip(topology, convolution.weight.chunk(GROUPS), convolution.bias.chunk(GROUPS), strict=True)
+        outputs = [
+            functional.conv2d(torch.einsum("vw,ncvt->ncwt", mixing, part), weight, bias)
+            for part, (mixing, weight, bias) in zip(x.chunk(GROUPS, dim=1), layers, strict=True)
+        ]
+        return torch.cat(outputs, dim=1)
+
+
+class PlainGated(nn.Module):
+    """GatedGraphConvolution of InfoGCN, one head after another."""
+
+    def __init__(self, fused: GatedGraphConvolution) -> None:
+        super().__init__()
+        channels, self.head_channels = fused.bn.num_features, fused.head_channels
+        self.attn = nn.ModuleDict(
+            {"ln": nn.LayerNorm(channels), "to_qk": nn.Linear(channels, 2 * HEADS * self.head_channels)}
+        )
+        self.shared_topology = nn.Parameter(torch.empty_like(fused.topology))
+        self.conv_d = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(HEADS))
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.permute(0, 3, 2, 1)  # (n, T, V, C)
+        queries, keys = self.attn["to_qk"](self.attn["ln"](rows)).chunk(2, dim=-1)
+        heads = zip(queries.chunk(HEADS, dim=-1), keys.chunk(HEADS, dim=-1), strict=True)
+        total = torch.zeros_like(x)
+        for (query, key), learned, convolution in zip(heads, self.shared_topology, self.conv_d, strict=True):
+            gate = (query @ key.mT * self.head_channels**-0.5).softmax(dim=-1) * learned  # (n, T, V, V)
+            total = total + convolution((gate @ rows).permute(0, 3, 2, 1))
+        return functional.relu(self.bn(total) + x)
+
+
+class PlainMultiScale(nn.Module):
+    """MultiScaleTemporal, one branch after another; the last branch convolves none of the frames that it drops."""
+
+    def __init__(self, fused: MultiScaleTemporal) -> None:
+        super().__init__()
+        channels, width, stride = fused.bn.num_features, fused.width, fused.stride
+        branches = []
+        for convolution in fused.convs:
+            assert isinstance(convolution, nn.Conv2d)
+            closing = TemporalConvolution(width, width, convolution.kernel_size[1], stride)
+            closing.conv.dilation, closing.conv.padding = convolution.dilation, convolution.padding
+            branches.append(nn.Sequential(*_entry(channels, width), closing))
+        branches.append(nn.Sequential(*_entry(channels, width), TemporalMaxPool(stride), nn.BatchNorm2d(width)))
+        branches.append(nn.Sequential(nn.Conv2d(channels, width, 1, stride=(1, stride)), nn.BatchNorm2d(width)))
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def _entry(channels: int, width: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def _unit_columns(matrices: Tensor) -> Tensor:
+    return matrices / (torch.linalg.vector_norm(matrices, dim=-2, keepdim=True) + NORM_OFFSET)

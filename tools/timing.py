@@ -1,0 +1,39 @@
+"""Times to be compared, measured in turns: whatever else the machine does then slows all of them alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from statistics import median
+from time import perf_counter
+
+import torch
+
+
+def median_seconds(steps: Mapping[str, Callable[[], object]], rounds: int, at_least: float = 0.0) -> dict[str, float]:
+    """Seconds that one call of each step takes: the median over the rounds, in each of which every step has its turn.
+
+    Every step is called twice before, once to warm up and once to see how often a turn repeats it to last `at_least`
+    seconds. Waits for the GPU where there is one.
+    """
+    repeats = {}
+    for name, step in steps.items():
+        step()
+        repeats[name] = max(1, math.ceil(at_least / _seconds(step)))
+    turns = [{name: _seconds(step, repeats[name]) for name, step in steps.items()} for _ in range(rounds)]
+    return {name: median(turn[name] for turn in turns) for name in steps}
+
+
+def _seconds(step: Callable[[], object], times: int = 1) -> float:
+    """Mean time of so many calls."""
+    _wait()
+    start = perf_counter()
+    for _ in range(times):
+        step()
+    _wait()
+    return (perf_counter() - start) / times
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
