@@ -23,6 +23,7 @@ from engine.schema import RunConfig
 from engine.step import TrainingStep
 from engine.sync_norm import synchronise_batch_norm
 from feeders.benchmarks import get_benchmark
+from feeders.choices import SPLITS
 from feeders.feeder import Feeder
 from feeders.open import open_store, place_store
 from graph import get_skeleton
@@ -48,7 +49,8 @@ class Counters:
 
 @dataclass
 class Experiment:
-    """The objects of a run. `csre` is None for a plain encoder; `average` where no moving average is kept.
+    """The objects of a run. `csre` is None for a plain encoder, `average` where no moving average is kept; a run that
+    only tests has neither, and no training clips.
 
     forward: the part of a training step that the ranks differentiate together (`TrainingStep`, with several ranks
     inside torch's DistributedDataParallel). sums: of the logged quantities over the steps of the epoch in progress.
@@ -59,7 +61,7 @@ class Experiment:
     ranks: Ranks
     device: torch.device
     remarks: tuple[str, ...]
-    train_clips: Feeder
+    training_split: Feeder | None
     test_clips: Feeder
     encoder: Encoder
     csre: CSRE | None
@@ -70,6 +72,12 @@ class Experiment:
     forward: nn.Module
     counters: Counters = field(default_factory=Counters)
     sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def train_clips(self) -> Feeder:
+        """The clips that are trained on."""
+        assert self.training_split is not None, "a run that only tests reads no training clips"
+        return self.training_split
 
     @property
     def tested_encoder(self) -> Encoder:
@@ -92,7 +100,8 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     benchmark = get_benchmark(config.data.benchmark)
-    opened = open_store(benchmark, config.data.path, config.data.on_bad_clip)
+    training = config.phase == "train"
+    opened = open_store(benchmark, config.data.path, config.data.on_bad_clip, splits=SPLITS if training else ("test",))
     store = place_store(opened.store, config.data.placement, device)
     window = config.data.window or benchmark.window
     feeder = partial(
@@ -105,7 +114,7 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
         repeat=config.data.repeat,
         seed=config.seed,
     )
-    train_clips, test_clips = feeder(split="train"), feeder(split="test")
+    train_clips = feeder(split="train") if training else None
 
     torch.manual_seed(config.seed)  # before the encoder: its weights are then the same with and without CSRE
     encoder = build_encoder(
@@ -118,7 +127,9 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
     ).to(device)
     if config.optim.sync_batchnorm and ranks.size > 1:
         encoder = synchronise_batch_norm(encoder, device)
-    csre = _build_csre(config, encoder, train_clips.labels, ranks).to(device) if config.csre.enabled else None
+    csre = None
+    if config.csre.enabled and train_clips is not None:
+        csre = _build_csre(config, encoder, train_clips.labels, ranks).to(device)
     parameters = [*encoder.parameters(), *(csre.parameters() if csre is not None else ())]
     optimizer = build_optimizer(parameters, config.optim)
     return Experiment(
@@ -127,11 +138,11 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
         folder=RunFolder(Path(config.work_dir) / benchmark.name / str(config.name)),
         device=device,
         remarks=opened.remarks,
-        train_clips=train_clips,
-        test_clips=test_clips,
+        training_split=train_clips,
+        test_clips=feeder(split="test"),
         encoder=encoder,
         csre=csre,
-        average=build_average(encoder, config.optim),
+        average=build_average(encoder, config.optim) if training else None,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim),
         scaler=build_scaler(device, config.optim),

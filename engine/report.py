@@ -23,9 +23,10 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
         lines = ["true \\ predicted," + ",".join(f'"{name}"' for name in classes)]
         lines += [f'"{name}",' + ",".join(map(str, row)) for name, row in zip(classes, accuracy.confusion, strict=True)]
         folder.write_text(f"confusion_{selection}.csv", "\n".join(lines) + "\n")
-        draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
-        draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
-    if read_records(folder.metrics):
+        if run.config.log.figures:
+            draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
+            draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
+    if run.config.log.figures and read_records(folder.metrics):
         draw_curves(folder.metrics, title, figures / "curves.png")
     if run.config.log.tsne_clips:
         _embed(run, folder, title)
@@ -89,4 +90,5 @@ def _embed(run: Experiment, folder: RunFolder, title: str) -> None:
     perplexity = min(30.0, (len(features) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
     np.savez(folder.path / "tsne.npz", points=points, labels=labels)
-    draw_tsne(points, labels, run.test_clips.class_names, title, folder.path / "figures" / "tsne.png")
+    if run.config.log.figures:
+        draw_tsne(points, labels, run.test_clips.class_names, title, folder.path / "figures" / "tsne.png")

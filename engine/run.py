@@ -56,7 +56,6 @@ def _train(resolved: Resolved, ranks: Ranks) -> None:
 
 def _test(resolved: Resolved, ranks: Ranks) -> None:
     experiment = ranks.together(lambda: build(resolved.config, ranks))
-    experiment.average = None  # a checkpoint's `encoder` is already the average, where there is one
     stored = ranks.together(lambda: stored_weights(experiment))
     ranks.together(lambda: [load_weights_file(experiment.encoder, weights.path) for weights in stored])
     folder = experiment.folder.of_tests
@@ -143,7 +142,8 @@ def _log_of(ranks: Ranks, folder: RunFolder, *newest: int) -> AbstractContextMan
 def _opening(run: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in run.encoder.parameters())
     processes = f" x {run.ranks.size} processes" if run.ranks.size > 1 else ""
+    training = f"{len(run.training_split)} training and " if run.training_split is not None else ""
     return (
-        f"{describe(run)}: {len(run.train_clips)} training and {len(run.test_clips)} test clips, "
+        f"{describe(run)}: {training}{len(run.test_clips)} test clips, "
         f"{parameters:,} encoder parameters, {run.device}{processes}, run folder {run.folder.path}"
     )

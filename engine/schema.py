@@ -157,6 +157,7 @@ class LogConfig:
     checkpoint_minutes: float | None = option(
         15.0, "also write a checkpoint within an epoch when the newest is so many minutes old; null: never", above=0
     )
+    figures: bool = option(True, "draw the figures at the end of the run; their data are written in any case")
     tsne_clips: int = option(1000, "test clips in the t-SNE figure; 0: no figure", at_least=0)
 
 
@@ -208,6 +209,7 @@ EXECUTION_KEYS = frozenset(
         "log.keep_checkpoints",
         "log.checkpoint_steps",
         "log.checkpoint_minutes",
+        "log.figures",
         "log.tsne_clips",
     }
 )

@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.files import write_atomically
-from feeders.pickled_arrays import PickleRefusedError
 from engine.published_scores import read_pickled_scores
+from feeders.pickled_arrays import PickleRefusedError
 
 SELECTIONS = ("last", "best", "test")
 

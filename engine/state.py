@@ -7,8 +7,7 @@ What `training` holds of a checkpoint:
 | encoder, average, csre | weights, their moving average, heads and banks of CSRE |
 | optimizer, schedule, scaler | as torch's own state dicts |
 | counters | how far the run is, see `engine.experiment.Counters` |
-| ranks | per rank: `random`, the states of torch's generators, and `sums`, those of the logged quantities over the steps |
-|       | of the epoch in progress |
+| ranks | per rank: `random`, states of torch's generators, and `sums` of the logged quantities of the epoch so far |
 """
 
 from __future__ import annotations
@@ -132,7 +131,8 @@ def resume(run: Experiment, path: Path) -> None:
 def changed_data(run: Experiment, content: Mapping[str, Any]) -> list[str]:
     """What differs between the clips and the graph of a checkpoint and those of this run."""
     changed = []
-    if content["data"] != run.train_clips.store.fingerprint:
+    splits = {"train": run.training_split, "test": run.test_clips}
+    if any(clips is not None and content["data"][split] != clips.fingerprint for split, clips in splits.items()):
         changed.append("the clips themselves")
     if content["graph"] != fingerprint_of(get_skeleton(get_benchmark(run.config.data.benchmark).skeleton)):
         changed.append("the graph of the skeleton")
@@ -160,7 +160,7 @@ def _content(run: Experiment) -> dict[str, Any]:
         "encoder": run.tested_encoder.state_dict(),
         "epoch": run.counters.trained,
         "config": flatten(run.config),
-        "data": run.train_clips.store.fingerprint,
+        "data": {"train": run.train_clips.fingerprint, "test": run.test_clips.fingerprint},
         "graph": fingerprint_of(run.encoder.skeleton),
         "training": {
             "encoder": run.encoder.state_dict(),

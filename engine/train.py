@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
 
 import torch
 
@@ -16,7 +15,6 @@ from engine.progress import progress
 from engine.state import save
 from engine.stopping import StopRequest
 from engine.testing import test_epoch
-from feeders.feeder import ClipBatch
 
 
 def train(run: Experiment, log: Log) -> None:
@@ -59,9 +57,9 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> None:
         torch.cuda.reset_peak_memory_stats(run.device)
     started = saved_at = time.monotonic()
 
-    for step, batch in progress(
-        _batches(run, epoch, first, steps), f"epoch {epoch}/{config.optim.epochs}", steps, first - 1
-    ):
+    batches = run.train_clips.epoch(epoch, config.optim.batch_size, first - 1, run.ranks.rank, run.ranks.size)
+    for step, batch in enumerate(progress(batches, f"epoch {epoch}/{config.optim.epochs}", steps, first - 1), first):
+        batch = batch.to(run.device)
         tried = attempt(run, batch, epoch, step)
         wrong, stopping, due = run.ranks.any(
             spoiled(run, tried), stop.asked is not None, _checkpoint_due(run, step, time.monotonic() - saved_at)
@@ -81,15 +79,6 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> None:
     _sum_up(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
     run.schedule.step()
     counters.trained, counters.step, counters.skipped, run.sums = epoch, 0, 0, {}
-
-
-def _batches(run: Experiment, epoch: int, first: int, steps: int) -> Iterator[tuple[int, ClipBatch]]:
-    """This rank's clips of every step of an epoch, from number `first` (counted from 1) on."""
-    order, size = run.train_clips.epoch_indices(epoch), run.config.optim.batch_size
-    share = size // run.ranks.size
-    for step in range(first, steps + 1):
-        start = (step - 1) * size + run.ranks.rank * share
-        yield step, run.train_clips.feed(order[start : start + share], epoch).to(run.device)
 
 
 def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:

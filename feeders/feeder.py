@@ -5,6 +5,7 @@ Shapes: N clips of a batch, C = 3 coordinates, T window, V joints, M persons, L 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -92,6 +93,14 @@ class Feeder:
         """Name of the clip that an index stands for."""
         return self.names[index % len(self.names)]
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the names, labels and coordinates of this split's clips, whatever else the store holds."""
+        digest = hashlib.blake2b("\0".join(self.names).encode(), digest_size=16)
+        digest.update(self.store.labels[self._clips].numpy().tobytes())
+        digest.update(self.store.digests[self._clips.numpy()].tobytes())
+        return digest.hexdigest()
+
     def feed(self, indices: Tensor, epoch: int) -> ClipBatch:
         """The clips of these indices ((N,) int64) as they look in this epoch; a test split looks the same in all.
 
@@ -116,15 +125,15 @@ class Feeder:
             joints=x if stream is joints else joints.float(),
         )
 
-    def epoch(self, epoch: int, batch_size: int, start: int = 0) -> Iterator[ClipBatch]:
-        """The batches of one epoch, from batch number `start` on.
+    def epoch(self, epoch: int, batch_size: int, start: int = 0, rank: int = 0, ranks: int = 1) -> Iterator[ClipBatch]:
+        """The batches of one epoch, from batch number `start` on; of each the part of one rank, `ranks` equal parts.
 
         Training: shuffled, without the last incomplete batch. Test: in order, every clip once, the last batch may be
         smaller. Raises `DataError` when a training split does not fill one batch.
         """
-        indices = self.epoch_indices(epoch)
-        for number in range(start, self.num_batches(batch_size)):
-            yield self.feed(indices[number * batch_size : (number + 1) * batch_size], epoch)
+        for batch in self.epoch_indices(epoch).split(batch_size)[start : self.num_batches(batch_size)]:
+            share = -(-len(batch) // ranks)
+            yield self.feed(batch[rank * share : (rank + 1) * share], epoch)
 
     def epoch_indices(self, epoch: int) -> Tensor:
         """All indices in the order of this epoch, (len(self),) int64 on the CPU: shuffled in training only."""

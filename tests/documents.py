@@ -54,7 +54,7 @@ def train_on_the_demo(code: str, encoder: str, demo: Path, folder: Path, monkeyp
     monkeypatch.syspath_prepend(folder)
     (folder / "run.yaml").write_text(
         f"inherits: {REPOSITORY}/config/demo/ctrgcn_csre_joint.yaml\n"
-        f"optim: {{epochs: 1}}\nlog: {{tsne_clips: 0}}\nwork_dir: {folder}/runs\n"
+        f"optim: {{epochs: 1}}\nlog: {{tsne_clips: 0, figures: false}}\nwork_dir: {folder}/runs\n"
         f"data: {{path: {demo}, window: 16}}\n"
     )
     words = ["--model.name", encoder, "--model.options", "{channels: 16}", "--name", "mine", "--device", "cpu"]

@@ -45,7 +45,9 @@ def test_raw_clips_become_scores(tmp_path, capsys):
     for stream in ("joint", "bone"):
         config = REPOSITORY / f"config/ntu60-xsub/ctrgcn_csre_{stream}.yaml"
         words = ("--data.path", str(store), "--work_dir", str(tmp_path / "runs"), "--optim.epochs", "1")
-        assert main.main(["--config", str(config), *words, *SMALL, "--log.tsne_clips", "0"]) == 0
+        assert (
+            main.main(["--config", str(config), *words, *SMALL, "--log.tsne_clips", "0", "--log.figures", "false"]) == 0
+        )
         scores = load_scores(tmp_path / f"runs/ntu60-xsub/ctrgcn_csre_{stream}/scores_last.npz")
         assert list(scores.names) == test
         assert scores.labels.tolist() == [int(name[-3:]) - 1 for name in test]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import torch
+import torch._dynamo  # the first optimiser would import it, in every process anew
 
 import engine.checkpoint
 import engine.run

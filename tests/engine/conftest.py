@@ -48,7 +48,7 @@ def call(clip_folder, tmp_path, capsys) -> Callable[..., Outcome]:
         model: {{name: "tests.engine.tiny:TinyEncoder"}}
         csre: {{enabled: true, dim: 16, positives: {{hard: 4}}, negatives: {{hard: 8, random: 8}}}}
         optim: {{lr: 0.05, batch_size: 16, epochs: 2, warmup_epochs: 0, milestones: []}}
-        log: {{every_steps: 2, tsne_clips: 0}}
+        log: {{every_steps: 2, tsne_clips: 0, figures: false}}
         device: cpu
         work_dir: {tmp_path / "runs"}
         """

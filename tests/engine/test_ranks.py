@@ -30,7 +30,7 @@ def config(clip_folder, tmp_path_factory) -> Path:
         model: {{name: "tests.engine.tiny:TinyEncoder"}}
         csre: {{enabled: true, dim: 16, positives: {{hard: 3, random: 2}}, negatives: {{hard: 8, random: 8}}}}
         optim: {{lr: 0.01, batch_size: 12, test_batch_size: 9, epochs: 1, warmup_epochs: 0, milestones: []}}
-        log: {{every_steps: 1, tsne_clips: 0, checkpoint_steps: 3}}
+        log: {{every_steps: 1, tsne_clips: 0, figures: false, checkpoint_steps: 3}}
         device: cpu
         work_dir: {folder / "runs"}
         """

@@ -42,7 +42,7 @@ def equal(first: object, second: object) -> bool:
 
 
 def test_a_run_leaves_everything_in_its_folder(call, run_folder):
-    done = call("--log.tsne_clips", "20")
+    done = call("--log.tsne_clips", "20", "--log.figures", "true")
     assert done.code == 0, done.err
     files = {str(path.relative_to(run_folder)) for path in run_folder.rglob("*") if path.is_file()}
     assert {

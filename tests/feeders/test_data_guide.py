@@ -26,7 +26,18 @@ def test_your_own_data_in_twenty_lines_train(tmp_path, monkeypatch):
     command = code_block(GUIDE, "--data.benchmark gestures.yaml", language="bash")
     words = command.split()[2:]
     words[1] = str(REPOSITORY / words[1])
-    words += ["--optim.epochs", "1", "--log.tsne_clips", "0", "--device", "cpu", "--model.options", "{}"]
+    words += [
+        "--optim.epochs",
+        "1",
+        "--log.tsne_clips",
+        "0",
+        "--log.figures",
+        "false",
+        "--device",
+        "cpu",
+        "--model.options",
+        "{}",
+    ]
     words += ["--model.name", "tests.engine.tiny:TinyEncoder"]
     assert main.main(words) == 0
     with np.load(tmp_path / "work_dir" / "gestures" / "gestures" / "scores_last.npz") as scores:
