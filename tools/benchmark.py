@@ -15,6 +15,9 @@ from pathlib import Path
 # Threads that spin while they wait make everything slower when other programs share the cores. Read when torch is first
 # imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's profiler, which measures memory, would tell of its every start and stop.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 import torch
 
