@@ -70,7 +70,7 @@ def test_every_flag_that_is_named_exists(capsys):
     known = {f"--{key}" for key in leaves()} | {"--config", "--help", "--print_config"}
     named = {flag.rstrip(".") for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
     of_ensemble = {"--weights", "--fit", "--labels", "--streams", "--work_dir"}
-    of_preparation = {"--raw", "--dataset"}
+    of_tools = {"--raw", "--dataset", "--run"}
     of_torchrun = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}
-    others = of_ensemble | of_preparation | of_torchrun | {"--allow-mismatch"}
+    others = of_ensemble | of_tools | of_torchrun | {"--allow-mismatch"}
     assert {flag for flag in named - known - others if not flag.startswith("--model.options")} == set()
