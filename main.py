@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError as error:
         return _tell(error, error.exit_code)
     except KeyboardInterrupt:
-        print("main.py: interrupted; the same command goes on after the last finished epoch", file=sys.stderr)
+        print("main.py: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return 130
     return 0
 

@@ -58,12 +58,12 @@ def update(run: Experiment, tried: Attempt, epoch: int, step: int) -> None:
     Raises:
         NonFiniteLossError: float16 overflowed in too many steps in a row.
     """
-    config, scale = run.config.optim, run.scaler.get_scale()
+    config = run.config.optim
     if config.clip_norm is not None:
         clip_grads_with_norm_(_parameters(run), config.clip_norm, tried.norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    overflowed = run.scaler.get_scale() < scale
+    overflowed = run.scaler.is_enabled() and not torch.isfinite(tried.norm)
     run.counters.streak = run.counters.streak + 1 if overflowed else 0
     if run.counters.streak >= config.max_skips:
         raise NonFiniteLossError(
@@ -82,9 +82,9 @@ def leave_out(run: Experiment, log: Log, tried: Attempt, batch: ClipBatch, epoch
     """
     config, counters = run.config.optim, run.counters
     blamed = run.ranks.gather(_blame(run, batch, tried))
-    guilty = [name for names, _ in blamed for name in names]
+    guilty = [name for names, _, _ in blamed for name in names] or [name for _, names, _ in blamed for name in names]
     listed = ", ".join(guilty[:8]) + (f" and {len(guilty) - 8} more" if len(guilty) > 8 else "")
-    terms = ", ".join(blamed[0][1])
+    terms = next((terms for names, _, terms in blamed if names), blamed[0][2])
     what = f"the loss or its gradient is not finite in epoch {epoch}, step {step} ({terms}); clips: {listed}"
     mend = f"check these clips, lower optim.lr (now {run.schedule.get_last_lr()[0]:g}) or set optim.clip_norm"
     counters.streak += 1
@@ -102,14 +102,11 @@ def _parameters(run: Experiment) -> list[torch.nn.Parameter]:
     return run.optimizer.param_groups[0]["params"]
 
 
-def _blame(run: Experiment, batch: ClipBatch, tried: Attempt) -> tuple[list[str], list[str]]:
-    """Names of this rank's clips whose input is not finite, else whose loss is not, else (with one rank) all of them;
-    and this rank's losses."""
+def _blame(run: Experiment, batch: ClipBatch, tried: Attempt) -> tuple[list[str], list[str], str]:
+    """Names of this rank's clips whose input is not finite, else whose loss is not; names of all; the losses."""
     bad_input = ~torch.isfinite(batch.x).flatten(1).all(dim=1)
     bad = bad_input if bad_input.any() else ~torch.isfinite(tried.losses.per_clip)
-    guilty = batch.indices[bad.to(batch.indices.device)]
-    if not bad.any() and run.ranks.size == 1:
-        guilty = batch.indices
+    names = [run.train_clips.name_of(int(index)) for index in batch.indices]
     terms = [f"{name} {float(value.detach()):.4g}" for name, value in tried.losses.terms.items()]
-    names = [run.train_clips.name_of(int(index)) for index in guilty]
-    return names, [*terms, f"gradient norm {float(tried.norm):.4g}"]
+    guilty = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
+    return guilty, names, ", ".join([*terms, f"gradient norm {float(tried.norm):.4g}"])

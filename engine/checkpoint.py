@@ -16,21 +16,23 @@ A file is `epoch_0003.pt` after the third epoch, and `epoch_0003_step_000120.pt`
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import re
 import shutil
-import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from engine.errors import RunError
+from engine.errors import ForeignFileError, RunError
 from engine.files import write_atomically
 
 FORMAT, VERSION = "csre-run", 2
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
+DIGEST = 64
+"""Letters of the digest at the end of a file."""
 KEPT_WITHIN_EPOCH = 2
 """Checkpoints kept of the epoch in progress: the newest, and one to fall back on."""
 
@@ -38,34 +40,46 @@ KEPT_WITHIN_EPOCH = 2
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint atomically. Raises RunError when the disk refuses."""
     content = {"format": FORMAT, "version": VERSION, **content}
+
+    def write(file: IO[bytes]) -> None:
+        signed = _SignedFile(file)
+        torch.save(content, signed)  # type: ignore[arg-type]  # all that torch needs of a file is `write`
+        signed.sign()
+
     try:
-        write_atomically(path, lambda file: torch.save(content, file))
-    except RuntimeError as error:  # torch's writer reports a refusing disk in its own way
-        if isinstance(error, RunError):
-            raise
-        raise RunError(f"{path}: cannot be written ({error}); free some space or choose another place") from None
+        write_atomically(path, write)
+    except RunError:
+        raise
+    except RuntimeError:  # how torch's writer puts that the disk refused
+        raise RunError(f"{path}: cannot be written; free some space or choose another place") from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the host; only tensors and plain values are admitted, never code.
 
     Raises:
-        RunError: a file that is missing, damaged (be it in one byte), or not a checkpoint of this project.
+        ForeignFileError: a file that may hold weights, but is not a checkpoint of this project.
+        RunError: a file that is missing or damaged, be it in one byte, or a checkpoint of another version.
     """
     try:
-        _check_sums(path)
+        signed = _signature_holds(path)
+        if signed is False:
+            raise RunError("it is damaged: its content does not match its digest")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint {path}; train first, or name one with --weights") from None
     except Exception as error:  # torch reports a damaged file by whatever its unpickler or zip reader met first
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise RunError(f"{path}: not a readable checkpoint ({reason}); use another one, or --resume never") from None
+        kind = RunError if isinstance(error, RunError) else ForeignFileError
+        raise kind(f"{path}: not a readable checkpoint ({reason}); use another one, or --resume never") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise RunError(f"{path}: not a checkpoint of a run; to start from published weights use --weights")
+        raise ForeignFileError(f"{path}: not a checkpoint of a run; to start from published weights use --weights")
     if content["version"] != VERSION:
         raise RunError(
             f"{path}: checkpoint version {content['version']}, this program reads {VERSION}; use the matching release"
         )
+    if signed is None:
+        raise RunError(f"{path}: not a whole checkpoint (its digest is missing); use another one, or --resume never")
     return content
 
 
@@ -84,10 +98,14 @@ def name_also(path: Path, second: Path) -> None:
     temporary = second.with_name(f".{second.name}.partial")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    temporary.replace(second)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(second)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{second}: cannot be written ({error.strerror}); remove what is in its place") from None
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -113,8 +131,48 @@ def _age(path: Path) -> tuple[int, float]:
     return int(match[1]), float(match[2]) if match[2] else math.inf
 
 
-def _check_sums(path: Path) -> None:
-    """Every part of the archive has its checksum; torch itself does not compare all of them."""
-    with zipfile.ZipFile(path) as archive:
-        if (bad := archive.testzip()) is not None:
-            raise RunError(f"its part {bad} does not match its checksum")
+class _SignedFile:
+    """A file that torch writes an archive to, with the digest of all its bytes as the archive's comment.
+
+    The checksums within an archive cover its parts, not its directory, where a changed byte can make a reader pass
+    over a part. The last two bytes, the length of the comment, are held back until that is known.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self._held = file, hashlib.blake2b(digest_size=DIGEST // 2), b""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        keep = max(2 - len(view), 0)
+        self._put(self._held[: len(self._held) - keep])
+        self._held = self._held[len(self._held) - keep :] + bytes(view[-2:])
+        self._put(view[:-2])
+        return len(view)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def sign(self) -> None:
+        """Write the length of the comment and the comment."""
+        assert self._held == b"\0\0", "torch writes archives without a comment"
+        self._put(DIGEST.to_bytes(2, "little"))
+        self._file.write(self._digest.hexdigest().encode())
+
+    def _put(self, data: Any) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+
+
+def _signature_holds(path: Path) -> bool | None:
+    """Whether a file matches the digest at its end; None for a file without one."""
+    size = path.stat().st_size
+    digest, left = hashlib.blake2b(digest_size=DIGEST // 2), size - DIGEST
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+            end = block
+        comment = file.read()
+    if size <= DIGEST or end[-2:] != DIGEST.to_bytes(2, "little"):
+        return None
+    return comment == digest.hexdigest().encode()

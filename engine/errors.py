@@ -13,6 +13,10 @@ class RunError(RuntimeError):
     """A run folder or checkpoint that cannot be used as asked."""
 
 
+class ForeignFileError(RunError):
+    """A file that is not a checkpoint of this project; it may be one that an encoder's authors published."""
+
+
 class NonFiniteLossError(RuntimeError):
     """NaN or infinite numbers; raised before they reach the weights or a file, naming epoch, step and clips."""
 
@@ -26,4 +30,6 @@ class StoppedError(RuntimeError):
 
     def __init__(self, number: int, where: str) -> None:
         self.exit_code = 128 + number
-        super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} {where}; the same command goes on from what is saved"
+        )

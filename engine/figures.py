@@ -53,12 +53,16 @@ def draw_curves(metrics: Path, title: str, path: Path) -> None:
     test = [line for line in lines if line["kind"] == "test"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     for name in ("cross_entropy", "spatial", "temporal", "global"):
-        if train and name in train[0]:
-            left.plot([line["epoch"] for line in train], [line[name] for line in train], label=name.replace("_", " "))
+        counted = [line for line in train if name in line]  # an epoch whose steps were all left out has no means
+        if counted:
+            left.plot(
+                [line["epoch"] for line in counted], [line[name] for line in counted], label=name.replace("_", " ")
+            )
     left.set(xlabel="epoch", ylabel="training loss", title=title)
     left.legend()
     for name, rows in {"train": train, "test": test}.items():
-        right.plot([row["epoch"] for row in rows], [row["top1"] for row in rows], marker=".", label=name)
+        counted = [row for row in rows if "top1" in row]
+        right.plot([row["epoch"] for row in counted], [row["top1"] for row in counted], marker=".", label=name)
     right.set(xlabel="epoch", ylabel="top-1 accuracy [%]", ylim=(0, 100))
     right.legend()
     _save(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import RunError
@@ -33,9 +34,9 @@ class FolderLock:
             ) from None
         except OSError:  # a file system without locks: better an unguarded run than none
             return
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {platform.node()}")
-        self._file.flush()
+        with suppress(OSError):  # a full disk: the lock holds without the name of its holder
+            os.truncate(self._file.fileno(), 0)
+            os.write(self._file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
 
     def release(self) -> None:
         """Let others have the folder."""

@@ -5,7 +5,10 @@ A rank is one process; each has a GPU of its own, or a share of the CPU. Only th
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,7 +55,7 @@ class Ranks:
 
     def mean(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Means over the ranks of scalars, in their order."""
-        if self.size == 1:
+        if self.size == 1 or not values:
             return list(values)
         stacked = torch.stack([value.double() for value in values])
         dist.all_reduce(stacked)
@@ -109,6 +112,7 @@ def join_ranks(wanted: str) -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
+    _end_with_parent()
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     device = device_of(wanted, local_rank)
     on_gpu = device.type == "cuda"
@@ -119,3 +123,10 @@ def join_ranks(wanted: str) -> Iterator[Ranks]:
         yield Ranks(rank, size, local_rank, dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when torchrun ends without a word, so that no process trains on alone."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

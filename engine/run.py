@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
-from engine.checkpoint import remove_unfinished
+from engine.checkpoint import load_checkpoint, remove_unfinished
 from engine.config import Resolved
-from engine.errors import RunError
+from engine.errors import ForeignFileError, RunError
+from engine.evaluate import Outcome
 from engine.experiment import Experiment, build
 from engine.lock import FolderLock
 from engine.logs import Log, RunLog, SilentLog
@@ -49,7 +50,7 @@ def _train(resolved: Resolved, ranks: Ranks) -> None:
             log.say(line)
         train(experiment, log)
         if ranks.first:
-            report(experiment, folder, log, read_outcome(experiment))
+            _report(experiment, folder, log)
     if lock is not None:
         lock.release()
 
@@ -65,9 +66,20 @@ def _test(resolved: Resolved, ranks: Ranks) -> None:
             log.say(line)
         outcome = test_weights(experiment, stored, folder, log)
         if ranks.first:
-            report(experiment, folder, log, outcome)
+            _report(experiment, folder, log, outcome)
     if lock is not None:
         lock.release()
+
+
+def _report(experiment: Experiment, folder: RunFolder, log: Log, outcome: Outcome | None = None) -> None:
+    """The report of an outcome, by default that of the whole run. Raises RunError when the disk refuses."""
+    try:
+        report(experiment, folder, log, read_outcome(experiment) if outcome is None else outcome)
+    except OSError as error:
+        raise RunError(
+            f"{folder.path}: the run is complete, but its report could not be written ({error.strerror}); free some "
+            "space and run the same command again"
+        ) from None
 
 
 def _take_up(experiment: Experiment) -> list[str]:
@@ -109,6 +121,8 @@ def _where_to_go_on(experiment: Experiment) -> tuple[Path | None, list[str]]:
 def _start(experiment: Experiment) -> list[str]:
     if experiment.config.weights is None:
         return []
+    with suppress(ForeignFileError):  # the import of weights judges it
+        load_checkpoint(Path(experiment.config.weights))  # refuses a damaged one of our own
     origin = load_weights_file(experiment.encoder, Path(experiment.config.weights))
     return [f"starting from {origin} in {experiment.config.weights}"]
 

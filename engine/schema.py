@@ -150,7 +150,7 @@ class LogConfig:
     """What a run writes beside its checkpoints."""
 
     every_steps: int = option(20, "steps between two lines of the step log", at_least=1)
-    keep_checkpoints: int = option(2, "epoch checkpoints kept beside best", at_least=1)
+    keep_checkpoints: int = option(2, "epoch checkpoints kept beside best", at_least=2)
     checkpoint_steps: int | None = option(
         None, "also write a checkpoint after every so many steps of an epoch", at_least=1
     )

@@ -49,12 +49,14 @@ def save(run: Experiment, log: Log, best: bool = False) -> bool:
         path = run.folder.checkpoint(counters.trained + (counters.step > 0), counters.step)
         try:
             save_checkpoint(path, content)
-            name_also(path, run.folder.last)
-            if best:
-                name_also(path, run.folder.best)
-        except (RunError, OSError) as error:
+        except RunError as error:
             written = False
             log.say(f"WARNING: {error}. The run goes on; its newest checkpoint is an older one")
+        for name in ([run.folder.best] if best else []) + [run.folder.last] if written else []:
+            try:
+                name_also(path, name)
+            except RunError as error:
+                log.say(f"WARNING: {error}. The run goes on; {path} holds this checkpoint")
         prune(folder, run.config.log.keep_checkpoints)
     return run.ranks.gather(written)[0]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.checkpoint import load_checkpoint
 from engine.config import differing_keys
-from engine.errors import RunError
+from engine.errors import ForeignFileError, RunError
 from engine.evaluate import Outcome, measure, predict
 from engine.experiment import Experiment
 from engine.logs import Log
@@ -60,6 +60,8 @@ class StoredWeights(NamedTuple):
     path: Path
     epoch: int | None
     trained_with: dict[str, Any] | None
+    step: int = 0
+    """Steps of the next epoch that these weights have seen, too."""
 
 
 def stored_weights(run: Experiment) -> list[StoredWeights]:
@@ -73,7 +75,7 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
         path = Path(run.config.weights)
         try:
             content = load_checkpoint(path)
-        except RunError:  # not a checkpoint of ours: the import of weights judges it
+        except ForeignFileError:  # the import of weights judges it
             return [StoredWeights("test", path, None, None)]
         _check_match(run, path, content["config"])
         return [StoredWeights("test", path, content["epoch"], content["config"])]
@@ -88,7 +90,8 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
                 f"{path} was trained with other settings ({'; '.join(changed)}); undo the change, or test it as "
                 "another run: --weights FILE with a --name of its own"
             )
-        found.append(StoredWeights(selection, path, content["epoch"], content["config"]))
+        step = content["training"]["counters"]["step"]
+        found.append(StoredWeights(selection, path, content["epoch"], content["config"], step))
     return found
 
 
@@ -97,6 +100,8 @@ def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFo
     outcome: Outcome = {}
     for weights in stored:
         log.say(f"{weights.selection}: {load_weights_file(run.encoder, weights.path)} from {weights.path}")
+        if weights.step:
+            log.say(f"these weights have seen {weights.step} steps more than {weights.epoch} epochs")
         logits = predict(run.encoder, run.test_clips, run.config.optim, run.device, run.ranks)
         _write_scores(run, folder, logits, weights.epoch, weights.selection, weights.trained_with)
         outcome[weights.selection] = (weights.epoch, measure(logits, run.test_clips.labels.cpu().numpy()))

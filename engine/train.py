@@ -71,10 +71,11 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> None:
             _remember(run, log, tried, epoch, step, steps)
         counters.step = step
         if (stopping or due) and step < steps:
-            save(run, log)
+            written = save(run, log)
             saved_at = time.monotonic()
             if stopping:
-                raise stop.error(f"in epoch {epoch} after step {step} of {steps}")
+                where = f"in epoch {epoch} after step {step} of {steps}"
+                raise stop.error(where if written else f"{where}, which could not be saved")
 
     _sum_up(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
     run.schedule.step()
@@ -122,14 +123,17 @@ def _sum_up(run: Experiment, log: Log, epoch: int, steps: int, pace: float) -> N
         },
     )
     terms = [name for name in means if name not in ("loss", "top1") and not name.startswith("active_")]
+    if not means:
+        log.say(f"WARNING: no step of epoch {epoch} counted, all were left out")
+        return
     log.say(
-        f"epoch {epoch}/{config.optim.epochs}: loss {means.get('loss', float('nan')):.3f} "
+        f"epoch {epoch}/{config.optim.epochs}: loss {means['loss']:.3f} "
         f"({' + '.join(f'{name} {means[name]:.3f}' for name in terms)}), "
-        f"train top-1 {means.get('top1', 0):.2f} %, lr {learning_rate:g}, {clips_per_second:.0f} clips/s"
+        f"train top-1 {means['top1']:.2f} %, lr {learning_rate:g}, {clips_per_second:.0f} clips/s"
         + "".join(f", {name.replace('_', ' ')} {share:.0%}" for name, share in means.items() if "active_" in name)
     )
     for branch in run.csre.active_share if run.csre is not None else ():
-        if means.get(f"active_{branch}") == 0:
+        if means[f"active_{branch}"] == 0:
             log.say(
                 f"WARNING: the {branch} contrast was active for no clip in epoch {epoch}: no clip had enough written "
                 "positives and negatives; lower csre.positives and csre.negatives, set csre.too_few to use, or raise "

@@ -13,15 +13,19 @@ import numpy as np
 
 from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.choices import SPLITS, Split
-from feeders.errors import BadClip, DataError, describe_bad_clips
-from feeders.formats import ARRAYS, NPZ, PYSKL, find_format
+from feeders.errors import BadClip, DataError, counted, reading
+from feeders.formats import ARRAYS, NPZ, PYSKL, Format, find_format
 from feeders.known import clips_per_class, missing_clips, unusable_clips
-from feeders.split import split_clips
+from feeders.readers.collector import Reading
+from feeders.readers.pyskl import fitting_benchmark
+from feeders.split import clips_of_side, split_clips
 from feeders.store import PackedStore
 
 LONGEST_NTU_CLIP = 300
 """Frames; no clip of NTU RGB+D has more, and the published arrays have no room for more."""
 NAMES_SHOWN = 5
+LINES_SHOWN = 20
+"""Of a list of clips, unless all are asked for."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Counts:
 
     @property
     def whole(self) -> bool:
-        """Whether all numbers are those that are known."""
+        """Whether all numbers are those that are known, and no side is empty."""
+        if not all(self.found[split].any() for split in SPLITS):
+            return False
         sides = all(self.expected[split] in (None, self.found[split].sum()) for split in SPLITS)
         return sides and not len(self.deviating)
 
@@ -68,8 +74,8 @@ class Findings:
         whole = self.store is not None and any(counts.whole for counts in self.counts)
         return whole and not self.missing and not self.bad
 
-    def lines(self) -> Iterator[str]:
-        """The report."""
+    def lines(self, shown: int | None = LINES_SHOWN) -> Iterator[str]:
+        """The report; of missing and of bad clips at most `shown` are named, all with None."""
         yield f"format: {self.format}"
         if self.store is not None:
             store = self.store
@@ -82,10 +88,9 @@ class Findings:
             for counts in self.counts:
                 yield from _describe(counts, store.class_names)
         yield f"missing clips that are known by name: {len(self.missing)}"
-        yield from (f"  {name}" for name in self.missing)
+        yield from _listed(self.missing, shown)
         yield f"bad clips: {len(self.bad)}"
-        if self.bad:
-            yield describe_bad_clips(self.bad)
+        yield from _listed([f"{clip.name}: {clip.reason}" for clip in self.bad], shown)
         yield "whole and good" if self.good else "NOT whole and good"
 
 
@@ -105,13 +110,15 @@ def quick_remarks(store: PackedStore, benchmark: Benchmark, splits: Sequence[Spl
             of_all = f"{len(empty)} of {len(present)} classes"
             remarks.append(f"benchmark {benchmark.name}: no {split} clip of {of_all}: {_some(empty)}")
     if unusable := unusable_clips(store):
-        remarks.append(f"{len(unusable)} clips stand on the list of clips with bad skeletons: {_some(unusable)}")
+        known = f"{counted(len(unusable), 'clip')} known to have a bad skeleton"
+        remarks.append(f"{known}: {_some(unusable)}")
     return remarks
 
 
 def check_data(place: Path, benchmark: Benchmark | None = None) -> Findings:
     """Read all of what lies at `place`, and judge it by `benchmark` or else by every built-in one that fits.
 
+    An empty side of `benchmark` counts 0 clips; without `benchmark` a built-in one fits only if it has clips on both.
     Raises `DataError` when it cannot be read at all or does not fit the benchmark given.
     """
     title, store, bad = _read(place, benchmark)
@@ -125,21 +132,36 @@ def check_data(place: Path, benchmark: Benchmark | None = None) -> Findings:
 
 
 def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, PackedStore | None, list[BadClip]]:
-    """Format, store and bad clips. Files that give labels without names are read as the first benchmark they fit."""
-    if not place.exists():
-        raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
+    """Format, store and bad clips. Files that give labels without names are read as what they fit best."""
+    with reading(place):
+        if not place.exists():
+            raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
     found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
     if benchmark is not None or found not in (NPZ, PYSKL, ARRAYS):
         return found.title, *found.read(place, benchmark or BENCHMARKS["nw-ucla"], SPLITS)
     if found is ARRAYS:
         raise DataError(f"{place}: a folder of your own arrays; name the YAML file of its benchmark with --benchmark")
+    known = fitting_benchmark(place) if found is PYSKL else None
+    return found.title, *(found.read(place, known, SPLITS) if known else _read_as_best(found, place))
+
+
+def _read_as_best(found: Format, place: Path) -> Reading:
+    """As the benchmark by which the fewest clips are refused, the first of those."""
+    best: Reading | None = None
     refusals = []
-    for candidate in BENCHMARKS.values():
+    for candidate in (each for each in BENCHMARKS.values() if each.name != "demo"):
         try:
-            return found.title, *found.read(place, candidate, SPLITS)
+            given = found.read(place, candidate, SPLITS)
         except DataError as error:
             refusals.append(error)
-    raise refusals[-1]
+            continue
+        if best is None or len(given[1]) < len(best[1]):
+            best = given
+        if not best[1]:
+            break
+    if best is None:
+        raise refusals[-1]
+    return best
 
 
 def _fits(store: PackedStore, benchmark: Benchmark) -> bool:
@@ -150,7 +172,7 @@ def _fits(store: PackedStore, benchmark: Benchmark) -> bool:
 
 
 def _count(store: PackedStore, benchmark: Benchmark) -> Counts:
-    labels = {split: store.labels[split_clips(store, benchmark, split)].numpy() for split in SPLITS}
+    labels = {split: store.labels[clips_of_side(store, benchmark, split)].numpy() for split in SPLITS}
     return Counts(
         benchmark.name,
         found={split: np.bincount(labels[split], minlength=len(store.class_names)) for split in SPLITS},
@@ -183,12 +205,19 @@ def _describe(counts: Counts, class_names: Sequence[str]) -> Iterator[str]:
     for split in SPLITS:
         found, expected = int(counts.found[split].sum()), counts.expected[split]
         verdict = "" if expected is None else ", as known" if found == expected else f", {expected} are known"
-        yield f"benchmark {counts.benchmark}, {split}: {found} clips{verdict}"
+        yield f"benchmark {counts.benchmark}, {split}: {counted(found, 'clip')}{verdict}"
         per_class = counts.found[split]
         yield f"  per class {per_class.min()} to {per_class.max()}: {' '.join(map(str, per_class.tolist()))}"
     for label in counts.deviating.tolist():
         known = "" if counts.expected_per_class is None else f", {counts.expected_per_class[label]} are known"
-        yield f"  class {label} ({class_names[label]}): {counts.per_class[label]} clips{known}"
+        yield f"  class {label} ({class_names[label]}): {counted(counts.per_class[label], 'clip')}{known}"
+
+
+def _listed(entries: Sequence[str], shown: int | None) -> Iterator[str]:
+    """One indented line per entry, and how many there are more."""
+    yield from (f"  {entry}" for entry in entries[:shown])
+    if shown is not None and len(entries) > shown:
+        yield f"  ... and {len(entries) - shown} more"
 
 
 def _some(names: Sequence[str]) -> str:

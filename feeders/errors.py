@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from graph.nearest import did_you_mean
@@ -33,6 +36,29 @@ class BadClipsError(DataError):
         super().__init__(
             f"{place}: {len(bad_clips)} of {total} clips cannot be used; {mend}:\n{describe_bad_clips(bad_clips)}"
         )
+
+
+def why(error: BaseException) -> str:
+    """The reason that an error gives, in one line; the system's own words where it was the system that refused."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    text = " ".join(str(error).split())
+    # NumPy advises to trust such a file and to run what it holds. Nobody should, for an array of numbers.
+    return "it holds other things than plain numbers, or is damaged" if "allow_pickle" in text else text
+
+
+def counted(number: int, thing: str) -> str:
+    """Such as "1 clip" and "2 clips"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Make what the system refuses meanwhile, such as to look into a locked folder, a `DataError` with the name."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or place}: cannot be read ({why(error)})") from error
 
 
 def describe_bad_clips(bad_clips: Sequence[BadClip]) -> str:

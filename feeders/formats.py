@@ -9,7 +9,7 @@ from typing import NamedTuple
 from feeders.benchmarks import Benchmark
 from feeders.choices import Split
 from feeders.demo import open_demo
-from feeders.errors import DataError
+from feeders.errors import DataError, reading
 from feeders.readers.collector import Reading
 from feeders.readers.nw_ucla import read_nw_ucla
 from feeders.readers.own_arrays import read_own_arrays
@@ -34,11 +34,19 @@ PYSKL = Format("PYSKL annotations (.pkl)", read_pyskl)
 
 BY_SUFFIX = {".h5": STORE, ".hdf5": STORE, ".npz": NPZ, ".pkl": PYSKL, ".pickle": PYSKL}
 BY_CONTENT = {"*.json": NW_UCLA, "*.csv": ARRAYS, "*.npy": ARRAYS}
-RAW = ("*.skeleton", "*/*.skeleton", "*.zip")
+RAW = tuple(f"{folders}{name}" for name in ("*.skeleton", "nturgb*.zip") for folders in ("", "*/", "*/*/"))
 
 
 def find_format(place: Path, benchmark: Benchmark) -> Format:
-    """The format of what lies at `place`. Raises `DataError` when nothing does, or nothing that a reader knows."""
+    """The format of what lies at `place`.
+
+    Raises `DataError` when nothing does, nothing that a reader knows, or what the system does not let be read.
+    """
+    with reading(place):
+        return _find(place, benchmark)
+
+
+def _find(place: Path, benchmark: Benchmark) -> Format:
     if benchmark.name == "demo" and (not place.is_file() or place.suffix == ".h5"):
         return DEMO
     if place.is_dir():
@@ -54,12 +62,14 @@ def find_format(place: Path, benchmark: Benchmark) -> Format:
 
 
 def _of_folder(place: Path, benchmark: Benchmark) -> Format:
+    next(place.iterdir(), None)  # is refused for a locked folder, in which `glob` would find nothing
     for pattern, known in BY_CONTENT.items():
         if next(place.glob(pattern), None):
             return known
-    if benchmark.name == "nw-ucla":
+    raw = any(next(place.glob(pattern), None) for pattern in RAW)
+    if benchmark.name == "nw-ucla" and not raw:
         return NW_UCLA  # whose reader says where such clips may be
-    raise _unknown(place, raw=any(next(place.glob(pattern), None) for pattern in RAW))
+    raise _unknown(place, raw)
 
 
 def _unknown(place: Path, raw: bool) -> DataError:

@@ -12,7 +12,7 @@ import torch
 from feeders.benchmarks import Benchmark
 from feeders.check import quick_remarks
 from feeders.choices import ON_BAD_CLIP, PLACEMENTS, SPLITS, OnBadClip, Placement, Split
-from feeders.errors import BadClip, BadClipsError, DataError, describe_bad_clips, unknown_choice
+from feeders.errors import BadClip, BadClipsError, DataError, counted, describe_bad_clips, unknown_choice
 from feeders.formats import find_format
 from feeders.store import PackedStore
 
@@ -53,7 +53,7 @@ def open_store(
         raise DataError(f"{place}: no clip of the {' and '.join(splits)} side in it; data.path should name other data")
     remarks = quick_remarks(store, benchmark, splits)
     if bad_clips:
-        remarks.insert(0, f"{place}: {len(bad_clips)} clips left out:\n{describe_bad_clips(bad_clips)}")
+        remarks.insert(0, f"{place}: {counted(len(bad_clips), 'clip')} left out:\n{describe_bad_clips(bad_clips)}")
     return OpenedStore(store, tuple(bad_clips), tuple(remarks))
 
 

@@ -110,9 +110,19 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
     return Array()
 
 
-def _from_buffer(data: Any, number_type: Any, shape: Any, order: Any) -> Array:
-    """numpy.core.numeric._frombuffer: a whole array, as protocol 5 writes it."""
-    if order not in ("C", "F"):
+def _from_buffer(data: Any, number_type: Any, shape: Any, order: Any, axes: Any = None) -> Array:
+    """numpy.core.numeric._frombuffer: a whole array, as protocol 5 writes it.
+
+    With the order "K", which numpy writes from version 2.4 on, `shape` is that of the memory, and `axes` says which of
+    its dimensions becomes which of the array.
+    """
+    if order == "K" and axes is not None:
+        values = _numbers(data, number_type, shape)
+        whole = type(axes) is tuple and all(type(axis) is int for axis in axes)
+        if not whole or sorted(axes) != list(range(values.ndim)):
+            raise PickleRefusedError("an array whose order of dimensions is none")
+        return Array(values.transpose(axes))
+    if order not in ("C", "F") or axes is not None:
         raise PickleRefusedError("an array in an unknown memory order")
     return Array(_numbers(data, number_type, shape, order))
 

@@ -19,18 +19,25 @@ def split_clips(store: PackedStore, benchmark: Benchmark, split: Split) -> Tenso
 
     Raises `DataError` when the store does not fit the benchmark or that side has no clip.
     """
-    check_fit(store, benchmark)
-    rule = split_rule(store, benchmark)
-    column = store.metadata[rule.column]
-    wanted = sorted(rule.values(split))
-    clips = np.flatnonzero(np.isin(column, wanted))
+    clips = clips_of_side(store, benchmark, split)
     if not len(clips):
+        rule = split_rule(store, benchmark)
+        wanted = sorted(rule.values(split))
+        column = store.metadata[rule.column]
         raise DataError(
             f"benchmark {benchmark.name}: no {split} clip among the {len(store)} clips; its {split} side is "
             f"{rule.column} {_list(wanted)}, the data have {_list(np.unique(column).tolist())}; "
             f"data.path should hold the whole data set"
         )
-    return torch.from_numpy(clips)
+    return clips
+
+
+def clips_of_side(store: PackedStore, benchmark: Benchmark, split: Split) -> Tensor:
+    """The same, but a side may have no clip."""
+    check_fit(store, benchmark)
+    rule = split_rule(store, benchmark)
+    members = np.isin(store.metadata[rule.column], sorted(rule.values(split)))
+    return torch.from_numpy(np.flatnonzero(members))
 
 
 def split_rule(store: PackedStore, benchmark: Benchmark) -> SplitRule:

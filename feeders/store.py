@@ -21,7 +21,7 @@ from feeders.catalogue import Catalogue
 from feeders.clip_codec import DIGEST_SIZE, clip_digest
 from feeders.clip_rows import ClipRows
 from feeders.clip_source import ClipSource, DecodedOnce, DecodedPerVisit, InMemory
-from feeders.errors import BadClip, DataError, describe_bad_clips
+from feeders.errors import BadClip, DataError, counted, describe_bad_clips
 from feeders.store_file import open_store_file
 from feeders.store_writer import StoreWriter, encode, fault_of
 
@@ -69,7 +69,7 @@ class PackedStore:
             raise DataError("a packed store needs at least one clip, got none")
         bad = [BadClip(name, reason) for name, clip in zip(names, clips, strict=True) if (reason := fault_of(clip))]
         if bad:
-            raise DataError(f"{len(bad)} clips cannot be packed:\n{describe_bad_clips(bad)}")
+            raise DataError(f"{counted(len(bad), 'clip')} cannot be packed:\n{describe_bad_clips(bad)}")
         joints = Counter(clip.shape[2] for clip in clips).most_common(1)[0][0]
         odd = [BadClip(n, f"{c.shape[2]} joints") for n, c in zip(names, clips, strict=True) if c.shape[2] != joints]
         if odd:

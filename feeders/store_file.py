@@ -23,7 +23,7 @@ import numpy as np
 
 from feeders.catalogue import Catalogue
 from feeders.clip_codec import clip_digest, decode_clip
-from feeders.errors import DataError
+from feeders.errors import DataError, reading, why
 
 FORMAT = "packed skeleton clips"
 VERSION = 2
@@ -82,7 +82,9 @@ class StoreFile:
 
 def open_store_file(path: Path) -> StoreFile:
     """Read all but the coordinates; `DataError` says why when it is not a whole file of this version."""
-    if not path.is_file():
+    with reading(path):
+        there = path.is_file()
+    if not there:
         raise DataError(f"{path}: no such file; data.path should name a packed store (.h5)")
     try:
         with h5py.File(path, "r") as file:
@@ -91,7 +93,9 @@ def open_store_file(path: Path) -> StoreFile:
     except DataError as error:
         raise error if str(error).startswith(str(path)) else damaged(path, str(error)) from None
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        raise damaged(path, " ".join(str(error).split())) from error
+        if isinstance(error, OSError) and error.errno:  # the system refused, which says nothing of the content
+            raise DataError(f"{path}: cannot be read ({why(error)})") from error
+        raise damaged(path, why(error)) from error
 
 
 def damaged(path: Path, reason: str) -> DataError:

@@ -15,7 +15,7 @@ import numpy as np
 from feeders import store_file
 from feeders.catalogue import Catalogue
 from feeders.clip_codec import DIGEST_SIZE, clip_digest, encode_clip
-from feeders.errors import DataError
+from feeders.errors import DataError, why
 from graph import get_skeleton
 
 BLOCK = 16 * 2**20
@@ -176,7 +176,8 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
 
     def _refused(self, error: Exception) -> DataError:
         return DataError(
-            f"{self.path}: cannot be written ({error}); make room there, or name another place (data.path, or --out)"
+            f"{self.path}: cannot be written ({why(error)}); make room there, or name another place (data.path, "
+            f"or --out)"
         )
 
 
@@ -188,8 +189,10 @@ def _fill(file: h5py.File, catalogue: Catalogue, ends: np.ndarray, digests: np.n
     file.attrs["joints"] = catalogue.joints
     for name in store_file.COLUMNS:
         file[name] = getattr(catalogue, name)
+    # By itself the group would get the time of its making, and equal stores would be other bytes.
+    metadata = file.create_group("metadata", track_times=False)
     for name, column in catalogue.metadata.items():
-        file[f"metadata/{name}"] = column
+        metadata[name] = column
     for name in ("names", "class_names"):
         texts = [text.encode() for text in getattr(catalogue, name)]
         file.create_dataset(name, data=texts, dtype=h5py.string_dtype("utf-8", max(map(len, texts))))

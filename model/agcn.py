@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.blocks import TemporalConvolution, init_convolution, residual_path
-from model.published import PublishedModule, Source, joined, same
+from model.blocks import TemporalConvolution, init_convolution, published_down, residual_path
+from model.published import PublishedModule, Source, joined, same, side_by_side
 from model.ten_blocks import TenBlockEncoder
 
 SUBSETS = 3
@@ -98,16 +98,8 @@ class AdaptiveGraphConvolution(PublishedModule):
         subsets = range(SUBSETS)
         table = joined(self.embeddings, "embeddings", [f"conv_{part}.{k}" for part in "ab" for k in subsets])
         table |= {
-            "weight": Source(tuple(f"conv_d.{k}.weight" for k in subsets), _side_by_side),
+            "weight": Source(tuple(f"conv_d.{k}.weight" for k in subsets), side_by_side),
             "bias": Source(tuple(f"conv_d.{k}.bias" for k in subsets), torch.stack),
             "learned": Source(("PA",)),
         }
-        table |= same(self.bn, "bn", "bn")
-        if isinstance(self.down, TemporalConvolution):
-            table |= same(self.down.conv, "down.conv", "down.0") | same(self.down.bn, "down.bn", "down.1")
-        return table
-
-
-def _side_by_side(weights: list[Tensor]) -> Tensor:
-    """Join kernels (C_out, C_in, 1, 1) along their inputs."""
-    return torch.cat(weights, dim=1)
+        return table | same(self.bn, "bn", "bn") | published_down(self.down)

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graph import Skeleton, hop_distances, with_tips_on_hands
-from model.blocks import MultiScaleTemporal, PooledClassifier, TemporalConvolution, residual_path
-from model.encoder import Encoder, check_positive, check_probability
+from model.blocks import MultiScaleTemporal, PooledClassifier, ResidualBlock, published_down, residual_path
+from model.encoder import Encoder, check_multiple, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
-from model.published import Source, joined, same, within
+from model.published import PublishedModule, Source, joined, published_blocks, same, within
 from model.topology import Choice, DynamicTopology
 
 SUBSETS = 3
@@ -66,12 +66,7 @@ class BlockGCN(Encoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
-        check_positive("base_channels", base_channels)
-        if base_channels % GROUPS:
-            raise EncoderError(
-                f"base_channels: {base_channels} is no multiple of {GROUPS}; "
-                f"take {max(GROUPS, base_channels // GROUPS * GROUPS)}"
-            )
+        check_multiple("base_channels", base_channels, GROUPS)
         check_probability("dropout", dropout)
         hops = torch.from_numpy(hop_distances(with_tips_on_hands(skeleton)))
         self.embedding = JointEmbedding(base_channels, skeleton.num_joints, num_persons)
@@ -81,8 +76,13 @@ class BlockGCN(Encoder):
         term_widths = []
         for number, (width, stride) in enumerate(BLOCKS, start=1):
             term_widths.append(channels)
-            self.blocks[f"l{number}"] = Block(channels, width * base_channels, hops, stride=stride)
-            channels, frames = width * base_channels, math.ceil(frames / stride)
+            out_channels = width * base_channels
+            self.blocks[f"l{number}"] = ResidualBlock(
+                BlockGraphConvolution(channels, out_channels, hops),
+                MultiScaleTemporal(out_channels, stride),
+                residual_path(channels, out_channels, stride),
+            )
+            channels, frames = out_channels, math.ceil(frames / stride)
         self.terms = TopologicalTerms(TOPOLOGY_ELEMENTS, term_widths)
         self.fc = PooledClassifier(channels, num_classes, dropout)
         self._feature_shape = (channels, frames, skeleton.num_joints)
@@ -113,10 +113,7 @@ class BlockGCN(Encoder):
         table |= within("topology", "topo", self.topology.published_names())
         table |= joined(self.terms.linear, "terms.linear", [f"{term}.mlp" for term in terms])
         table |= joined(self.terms.bn, "terms.bn", [f"{term}.bn" for term in terms])
-        for name, block in self.blocks.items():
-            assert isinstance(block, Block)
-            table |= within(f"blocks.{name}", name, block.published_names())
-        return table
+        return table | published_blocks(self.blocks)
 
 
 class TopologicalTerms(nn.Module):
@@ -135,24 +132,7 @@ class TopologicalTerms(nn.Module):
         return functional.relu(self.bn(self.linear(rows))).split(self.widths, dim=1)
 
 
-class Block(nn.Module):
-    """Graph convolution, temporal convolutions, residual; (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride))."""
-
-    def __init__(self, in_channels: int, out_channels: int, hops: Tensor, *, stride: int) -> None:
-        super().__init__()
-        self.gcn = BlockGraphConvolution(in_channels, out_channels, hops)
-        self.tcn = MultiScaleTemporal(out_channels, stride)
-        self.residual = residual_path(in_channels, out_channels, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.tcn(self.gcn(x)) + self.residual(x), inplace=True)
-
-    def published_names(self) -> dict[str, Source]:
-        table = within("gcn", "gcn1", self.gcn.published_names()) | within("tcn", "tcn1", self.tcn.published_names())
-        return table | same(self.residual, "residual", "residual")
-
-
-class BlockGraphConvolution(nn.Module):
+class BlockGraphConvolution(PublishedModule):
     """BlockGC with its subsets and groups at once; (n, C_in, V, T) -> (n, C_out, V, T).
 
         W_k[h]  = F_k[h] / (|F_k[h]| + 1e-4) + B_k[h] / (|B_k[h]| + 1e-4)     norms over v, one for each w
@@ -195,10 +175,7 @@ class BlockGraphConvolution(nn.Module):
             "weight": Source(tuple(f"{subset}.weight" for subset in subsets), _interleave_inputs),
             "bias": Source(tuple(f"{subset}.bias" for subset in subsets), torch.stack),
         }
-        table |= same(self.bn, "bn", "bn")
-        if isinstance(self.down, TemporalConvolution):
-            table |= same(self.down.conv, "down.conv", "down.0") | same(self.down.bn, "down.bn", "down.1")
-        return table
+        return table | same(self.bn, "bn", "bn") | published_down(self.down)
 
 
 def _unit_columns(matrices: Tensor) -> Tensor:

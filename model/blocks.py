@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.published import PublishedModule, Source, joined, same
+from model.published import PublishedModule, Source, joined, same, within
 
 
 def init_convolution(layer: nn.Conv1d | nn.Conv2d, fused: int = 1) -> None:
@@ -73,6 +73,38 @@ def residual_path(in_channels: int, out_channels: int, stride: int = 1) -> nn.Id
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
     return TemporalConvolution(in_channels, out_channels, kernel_size=1, stride=stride)
+
+
+def published_down(down: nn.Module) -> dict[str, Source]:
+    """Table of the `down` of a graph convolution, a residual path that is published as a sequence."""
+    if not isinstance(down, TemporalConvolution):
+        return {}
+    return same(down.conv, "down.conv", "down.0") | same(down.bn, "down.bn", "down.1")
+
+
+class ResidualBlock(PublishedModule):
+    """ReLU( tcn( gcn(x) ) + residual(x) ); (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride)).
+
+    gcn mixes the joints, tcn the frames; without residual the block is their sequence.
+    """
+
+    def __init__(self, gcn: PublishedModule, tcn: PublishedModule, residual: nn.Module | None) -> None:
+        super().__init__()
+        self.gcn = gcn
+        self.tcn = tcn
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.tcn(self.gcn(x))
+        if self.residual is not None:
+            y = y + self.residual(x)
+        return functional.relu(y, inplace=True)
+
+    def published_names(self) -> dict[str, Source]:
+        table = within("gcn", "gcn1", self.gcn.published_names()) | within("tcn", "tcn1", self.tcn.published_names())
+        if self.residual is not None:
+            table |= same(self.residual, "residual", "residual")
+        return table
 
 
 class TemporalMaxPool(nn.Module):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.blocks import MultiScaleTemporal, TemporalConvolution, init_convolution, residual_path
+from model.blocks import MultiScaleTemporal, init_convolution, published_down, residual_path
 from model.encoder import COORDINATES
 from model.published import PublishedModule, Source, interleave, joined, same
 from model.ten_blocks import TenBlockEncoder
@@ -107,7 +107,5 @@ class RefinedGraphConvolution(PublishedModule):
             f"refine_{entry}": Source(tuple(f"{k}.conv4.{entry}" for k in subsets), torch.stack)
             for entry in ("weight", "bias")
         }
-        table |= {"alpha": Source(("alpha",)), "topology": Source(("PA",))} | same(self.bn, "bn", "bn")
-        if isinstance(self.down, TemporalConvolution):
-            table |= same(self.down.conv, "down.conv", "down.0") | same(self.down.bn, "down.bn", "down.1")
-        return table
+        table |= {"alpha": Source(("alpha",)), "topology": Source(("PA",))}
+        return table | same(self.bn, "bn", "bn") | published_down(self.down)

@@ -119,6 +119,10 @@ class Encoder(nn.Module, ABC):
                 f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, expected (N, C, T, V, M) = "
                 f"(N, {', '.join(map(str, expected))}){': ' if wrong else ''}{', '.join(wrong)}"
             )
+        if len(clips) == 0:
+            raise EncoderError(
+                f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, a batch without clips; leave it out"
+            )
         if not clips.is_floating_point():
             raise EncoderError(
                 f"{type(self).__name__}: {name} is {clips.dtype}, expected a float tensor; call .float()"
@@ -129,6 +133,14 @@ def check_positive(name: str, value: int) -> None:
     """Raise EncoderError unless value is a whole number from 1 on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise EncoderError(f"{name}: {value!r} is no whole number from 1 on")
+
+
+def check_multiple(name: str, value: int, divisor: int) -> None:
+    """Raise EncoderError unless value is a whole number from 1 on that divisor divides."""
+    check_positive(name, value)
+    if value % divisor:
+        nearest = max(divisor, value // divisor * divisor)
+        raise EncoderError(f"{name}: {value} is no multiple of {divisor}; take {nearest}")
 
 
 def check_probability(name: str, value: float) -> None:

@@ -24,9 +24,10 @@ from graph import Skeleton, SkeletonError, hop_distances, joint_groups, with_tip
 from graph.partitions import Partition
 from model.blocks import MultiScaleTemporal, PersonNorm, PooledClassifier, residual_path
 from model.drop_path import DropPath
-from model.encoder import COORDINATES, Encoder, check_positive, check_probability
+from model.encoder import COORDINATES, check_multiple, check_probability
 from model.errors import EncoderError
-from model.published import Source, same, within
+from model.published import PublishedModule, Source, same, within
+from model.ten_blocks import NormedBlocksEncoder
 
 HEADS = 9
 OUTPUT_GROUPS = 6
@@ -35,7 +36,7 @@ STRIDES = (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)
 """Of l1 to l10."""
 
 
-class Hyperformer(Encoder):
+class Hyperformer(NormedBlocksEncoder):
     """The encoder of the table above.
 
     Args:
@@ -46,8 +47,6 @@ class Hyperformer(Encoder):
         drop_path: probability with which l10 drops a skeleton's attention in training; it grows evenly from 0 at l1.
         dropout: probability before the classifier.
     """
-
-    classifier = "fc.linear"
 
     def __init__(
         self,
@@ -62,9 +61,7 @@ class Hyperformer(Encoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
-        check_positive("channels", channels)
-        if channels % 36:
-            raise EncoderError(f"channels: {channels} is no multiple of 36; take {max(36, channels // 36 * 36)}")
+        check_multiple("channels", channels, 36)
         check_probability("drop_path", drop_path)
         check_probability("dropout", dropout)
         try:
@@ -82,28 +79,8 @@ class Hyperformer(Encoder):
         self.fc = PooledClassifier(channels, num_classes, dropout)
         self._feature_shape = (channels, frames, skeleton.num_joints)
 
-    @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        return self._feature_shape
 
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
-        hidden = self.data_bn(x)
-        for block in self.blocks.values():
-            hidden = block(hidden)
-        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return self.fc(features)
-
-    def published_names(self) -> dict[str, Source]:
-        table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
-        for name, block in self.blocks.items():
-            assert isinstance(block, Block)
-            table |= within(f"blocks.{name}", name, block.published_names())
-        return table
-
-
-class Block(nn.Module):
+class Block(PublishedModule):
     """Attention among joints, temporal convolutions, residual; (n, C_in, V, T) -> (n, C, V, ceil(T / stride))."""
 
     def __init__(

@@ -18,7 +18,6 @@ V joints, K classes, D latent dimensions; i the joint that receives, j the joint
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,12 @@ from torch.nn import functional
 
 from graph import Skeleton, SkeletonError, joint_operator
 from graph.joint_operator import BoneDirection
-from model.blocks import MultiScaleTemporal, TemporalConvolution, residual_path
-from model.encoder import Encoder, check_not_negative, check_positive, check_probability
+from model.blocks import MultiScaleTemporal, published_down, residual_path
+from model.encoder import Encoder, check_multiple, check_not_negative, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
 from model.latent import LatentClassifier, conditional_latent_loss, marginal_latent_loss, orthogonal_prior
-from model.published import Source, joined, same, within
+from model.published import PublishedModule, Source, joined, published_blocks, same, side_by_side, within
 
 HEADS = 3
 BLOCKS = ((1, 1),) * 3 + ((2, 2), (2, 1), (2, 1)) + ((4, 2), (4, 1), (4, 1))
@@ -79,11 +78,7 @@ class InfoGCN(Encoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
-        check_positive("base_channels", base_channels)
-        if base_channels % 8:
-            raise EncoderError(
-                f"base_channels: {base_channels} is no multiple of 8; take {max(8, base_channels // 8 * 8)}"
-            )
+        check_multiple("base_channels", base_channels, 8)
         weights = {"conditional_weight": conditional_weight, "marginal_weight": marginal_weight}
         for name, value in {**weights, "noise_ratio": noise_ratio, "prior_gain": prior_gain}.items():
             check_not_negative(name, value)
@@ -137,16 +132,14 @@ class InfoGCN(Encoder):
 
     def published_names(self) -> dict[str, Source]:
         table = {f"embedding.{ours}": source for ours, source in self.embedding.published_names().items()}
-        for name, block in self.blocks.items():
-            assert isinstance(block, Block)
-            table |= within(f"blocks.{name}", name, block.published_names())
+        table |= published_blocks(self.blocks)
         layers = {"hidden": "fc", "mean": "fc_mu", "log_variance": "fc_logvar", "decoder": "decoder"}
         for ours, published in layers.items():
             table |= same(self.head.get_submodule(ours), f"head.{ours}", published)
         return table
 
 
-class Block(nn.Module):
+class Block(PublishedModule):
     """Graph convolution, temporal convolutions, residual; (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride))."""
 
     def __init__(self, in_channels: int, out_channels: int, num_joints: int, stride: int) -> None:
@@ -168,7 +161,7 @@ class Block(nn.Module):
         return table | same(self.residual, "residual", "residual")
 
 
-class GatedGraphConvolution(nn.Module):
+class GatedGraphConvolution(PublishedModule):
     """Graph convolution whose learned topology is gated by self-attention; (n, C_in, V, T) -> (n, C_out, V, T).
 
         q, k   = linear maps of LayerNorm(x)                                 for every head and frame
@@ -211,13 +204,6 @@ class GatedGraphConvolution(nn.Module):
     def published_names(self) -> dict[str, Source]:
         heads = [f"conv_d.{head}" for head in range(HEADS)]
         table = same(self.norm, "norm", "attn.ln") | same(self.to_qk, "to_qk", "attn.to_qk")
-        table |= {"topology": Source(("shared_topology",))} | joined(self.transform, "transform", heads, _side_by_side)
+        table |= {"topology": Source(("shared_topology",))} | joined(self.transform, "transform", heads, side_by_side)
         table |= {"transform_bias": Source(tuple(f"{head}.bias" for head in heads), torch.stack)}
-        table |= same(self.bn, "bn", "bn")
-        if isinstance(self.down, TemporalConvolution):
-            table |= same(self.down.conv, "down.conv", "down.0") | same(self.down.bn, "down.bn", "down.1")
-        return table
-
-
-def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
-    return torch.cat(tuple(weights), dim=1)
+        return table | same(self.bn, "bn", "bn") | published_down(self.down)

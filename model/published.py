@@ -44,6 +44,11 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(tuple(parts), dim=1).flatten(0, 1)
 
 
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Join weights (C_out, C_in, ...) along their inputs."""
+    return torch.cat(tuple(parts), dim=1)
+
+
 def joined(
     layer: nn.Module,
     ours: str,
@@ -70,6 +75,15 @@ def within(ours: str, published: str, table: Mapping[str, Source]) -> dict[str, 
         f"{ours}.{name}": Source(tuple(f"{published}.{part}" for part in source.names), source.join)
         for name, source in table.items()
     }
+
+
+def published_blocks(blocks: nn.ModuleDict) -> dict[str, Source]:
+    """Table of an encoder's `blocks`, which are published under their keys."""
+    table: dict[str, Source] = {}
+    for name, block in blocks.items():
+        assert isinstance(block, PublishedModule)
+        table |= within(f"blocks.{name}", name, block.published_names())
+    return table
 
 
 def _largest_count(counts: list[Tensor]) -> Tensor:

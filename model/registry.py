@@ -53,8 +53,8 @@ def build_encoder(
         window: T, the frames of a clip.
         options: the encoder's own options; its class documents them.
 
-    Raises UnknownEncoderError for an unknown name, EncoderError for a class that cannot be used, an unknown option or a
-    value out of range.
+    Raises UnknownEncoderError for an unknown name, EncoderError for a name that is no string, a class that cannot be
+    used, an unknown option or a value out of range.
     """
     encoder_class = _find_class(name)
     _check_options(name, encoder_class, options)
@@ -70,6 +70,10 @@ def build_encoder(
 
 
 def _find_class(name: str) -> type[Encoder]:
+    if not isinstance(name, str):
+        raise EncoderError(
+            f"encoder: {name!r} is no name; give one of {', '.join(list_encoders())}, or package.module:Class"
+        )
     target = _targets.get(name, name)
     if isinstance(target, str):
         if ":" not in target:

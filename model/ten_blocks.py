@@ -1,4 +1,4 @@
-"""The frame that CTR-GCN and 2S-AGCN share; it goes back to ST-GCN (Yan et al., AAAI 2018).
+"""The frame that CTR-GCN and 2S-AGCN share, and in part Hyperformer; from ST-GCN (Yan et al., AAAI 2018).
 
     block   C_in -> C_out   stride   residual
     l1          3 ->  64      1      none
@@ -21,19 +21,45 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from graph import Skeleton, spatial_partition
-from model.blocks import PersonNorm, PooledClassifier, residual_path
-from model.encoder import COORDINATES, Encoder, check_positive, check_probability
-from model.errors import EncoderError
-from model.published import PublishedModule, Source, same, within
+from model.blocks import PersonNorm, PooledClassifier, ResidualBlock, residual_path
+from model.encoder import COORDINATES, Encoder, check_multiple, check_probability
+from model.published import PublishedModule, Source, published_blocks, same
 
 BLOCKS = ((1, 1),) * 4 + ((2, 2), (2, 1), (2, 1)) + ((4, 2), (4, 1), (4, 1))
 """(output channels as a multiple of base_channels, stride) of l1 to l10."""
 
 
-class TenBlockEncoder(Encoder):
+class NormedBlocksEncoder(Encoder):
+    """PersonNorm, a sequence of blocks, PooledClassifier; a subclass builds them."""
+
+    classifier = "fc.linear"
+    data_bn: PersonNorm
+    blocks: nn.ModuleDict
+    """By their published names; each (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride)), a PublishedModule."""
+    fc: PooledClassifier
+    _feature_shape: tuple[int, int, int]
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        return self._feature_shape
+
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        hidden = self.data_bn(x)
+        for block in self.blocks.values():
+            hidden = block(hidden)
+        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+
+    def classify(self, features: Tensor) -> Tensor:
+        return self.fc(features)
+
+    def published_names(self) -> dict[str, Source]:
+        table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
+        return table | published_blocks(self.blocks)
+
+
+class TenBlockEncoder(NormedBlocksEncoder):
     """An encoder of the table above. A subclass says what its blocks do with joints and what with frames.
 
     Args:
@@ -42,7 +68,6 @@ class TenBlockEncoder(Encoder):
         dropout: probability before the classifier.
     """
 
-    classifier = "fc.linear"
     divisor: ClassVar[int]
     """Into how many equal parts the layers of the subclass divide the channels of a block."""
 
@@ -57,10 +82,7 @@ class TenBlockEncoder(Encoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
-        check_positive("base_channels", base_channels)
-        if base_channels % self.divisor:
-            nearest = max(self.divisor, base_channels // self.divisor * self.divisor)
-            raise EncoderError(f"base_channels: {base_channels} is no multiple of {self.divisor}; take {nearest}")
+        check_multiple("base_channels", base_channels, self.divisor)
         check_probability("dropout", dropout)
         adjacency = torch.from_numpy(spatial_partition(skeleton))
         self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
@@ -86,45 +108,3 @@ class TenBlockEncoder(Encoder):
     @abstractmethod
     def temporal_module(channels: int, stride: int) -> PublishedModule:
         """What mixes the frames, (n, C, V, T) -> (n, C, V, ceil(T / stride))."""
-
-    @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        return self._feature_shape
-
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
-        hidden = self.data_bn(x)
-        for block in self.blocks.values():
-            hidden = block(hidden)
-        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
-
-    def classify(self, features: Tensor) -> Tensor:
-        return self.fc(features)
-
-    def published_names(self) -> dict[str, Source]:
-        table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
-        for name, block in self.blocks.items():
-            assert isinstance(block, ResidualBlock)
-            table |= within(f"blocks.{name}", name, block.published_names())
-        return table
-
-
-class ResidualBlock(nn.Module):
-    """ReLU( tcn( gcn(x) ) + residual(x) ); (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride))."""
-
-    def __init__(self, gcn: PublishedModule, tcn: PublishedModule, residual: nn.Module | None) -> None:
-        super().__init__()
-        self.gcn = gcn
-        self.tcn = tcn
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.tcn(self.gcn(x))
-        if self.residual is not None:
-            y = y + self.residual(x)
-        return functional.relu(y, inplace=True)
-
-    def published_names(self) -> dict[str, Source]:
-        table = within("gcn", "gcn1", self.gcn.published_names()) | within("tcn", "tcn1", self.tcn.published_names())
-        if self.residual is not None:
-            table |= same(self.residual, "residual", "residual")
-        return table

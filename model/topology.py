@@ -16,8 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from graph.nearest import did_you_mean
-from model.errors import EncoderError
+from model.encoder import check_choice
 from model.published import Source, same
 
 Choice = Literal["own", "matched", "published"]
@@ -89,9 +88,8 @@ class DynamicTopology(nn.Module):
 
     def __init__(self, num_elements: int = 64, choice: Choice | None = None) -> None:
         super().__init__()
-        if choice is not None and choice not in tuple(CHOICES):
-            hint = did_you_mean(str(choice), CHOICES)
-            raise EncoderError(f"topology: {choice!r} is unknown{hint}; known are {', '.join(CHOICES)}, or null")
+        if choice is not None:
+            check_choice("topology", choice, tuple(CHOICES))
         self.elements = StructureElements(num_elements)
         # A tensor: so it travels with the weights, and as `forward` does not branch on it, nothing waits for its value.
         self.register_buffer("trained_as", torch.tensor(CHOICES[choice or "own"]))

@@ -15,6 +15,7 @@ from csre.reference import reference_contrast
 from csre.similarity import normalise_rows
 from graph import get_skeleton
 from model import Encoder, build_encoder
+from tools.arguments import duration
 
 DIM = 256
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=63_026, help="training clips, hence rows of each bank")
     parser.add_argument("--classes", type=int, default=120)
     parser.add_argument("--clips", type=int, default=64, help="clips of a batch")
-    parser.add_argument("--seconds", type=float, default=10.0, help="at least so long per measurement")
+    parser.add_argument("--seconds", type=duration, default=10.0, help="at least so long per measurement")
 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:

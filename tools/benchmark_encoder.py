@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from graph import get_skeleton
-from model import Encoder, build_encoder, list_encoders
-from tools.arguments import count
+from model import Encoder, EncoderError, build_encoder, list_encoders
+from tools.arguments import count, duration
 from tools.memory import peak_bytes
 from tools.timing import median_seconds
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=count, default=16, help="clips of a batch; default: %(default)s")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast, matrix product in bfloat16")
     parser.add_argument("--rounds", type=count, default=5, help="turns that each encoder has; medians are reported")
-    parser.add_argument("--seconds", type=float, default=0.3, help="at least so long per turn; default: %(default)s")
+    parser.add_argument("--seconds", type=duration, default=0.3, help="at least so long per turn; default: %(default)s")
 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
         rows[name] = {"parameters": count_parameters(encoder), "macs": count_macs(encoder)}
         standing = _bytes_of([*encoder.parameters(), *encoder.buffers(), x])
         for what, step in (("forward", forward), ("training", training)):
-            step()
+            _try(step, arguments.batch)
             rows[name][f"{what}_peak_bytes"] = standing + peak_bytes(step, device)
 
     seconds = median_seconds(steps, arguments.rounds, arguments.seconds)
@@ -124,6 +124,14 @@ def count_macs(encoder: Encoder) -> int:
 def example(encoder: Encoder, num_clips: int) -> Tensor:
     """Random clips (N, 3, T, V, M) of the shape that the encoder takes."""
     return torch.randn(num_clips, 3, encoder.window, encoder.skeleton.num_joints, encoder.num_persons)
+
+
+def _try(step: Callable[[], None], batch: int) -> None:
+    """Take a step for the first time. An encoder that refuses the batch gets told in words of the command line."""
+    try:
+        step()
+    except EncoderError as error:
+        raise EncoderError(f"{error}; here: --batch 2" if batch == 1 else str(error)) from error
 
 
 def _forward(encoder: Encoder, x: Tensor, amp: bool) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.arguments import count
+from tools.arguments import count, duration
 from tools.benchmark_encoder import CLIPS
 from tools.plain_forms import (
     PlainAdaptive,
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How many clips, and how long to measure."""
     parser.add_argument("--batch", type=count, default=8, help="clips of a batch; default: %(default)s")
     parser.add_argument("--rounds", type=count, default=9, help="turns of each form; medians are reported")
-    parser.add_argument("--seconds", type=float, default=0.1, help="at least so long per turn; default: %(default)s")
+    parser.add_argument("--seconds", type=duration, default=0.1, help="at least so long per turn; default: %(default)s")
 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:

@@ -7,6 +7,7 @@ fingerprint of the content. Decodes every clip. Exit codes: 0 whole and good, 1 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
 from feeders.benchmarks import get_benchmark
-from feeders.check import check_data
-from feeders.errors import DataError
+from feeders.check import LINES_SHOWN, check_data
+from feeders.errors import DataError, why
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools/check_data.py", description=__doc__)
     parser.add_argument("path", type=Path, help="packed store, folder of clips, or another format that training reads")
     parser.add_argument("--benchmark", help="a benchmark, or the YAML file of your own; default: all that fit")
+    parser.add_argument("--all", action="store_true", help=f"name all missing and bad clips, not {LINES_SHOWN} of each")
     arguments = parser.parse_args(argv)
     try:
         benchmark = get_benchmark(arguments.benchmark) if arguments.benchmark else None
@@ -30,7 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n".join(findings.lines()))
+    except OSError as error:
+        print(f"{error.filename or arguments.path}: {why(error)}", file=sys.stderr)
+        return 2
+    try:
+        print("\n".join(findings.lines(None if arguments.all else LINES_SHOWN)), flush=True)
+    except BrokenPipeError:
+        # Whoever reads, such as `head`, has enough; what is still buffered must not be tried again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if findings.good else 1
 
 

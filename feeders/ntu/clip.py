@@ -23,6 +23,8 @@ class Kind(StrEnum):
     """Not in the store."""
     CONFLICT = "conflict"
     """Another file of the same name and other content is in the store."""
+    DAMAGED_COPY = "damaged copy"
+    """Cannot be used, but another file of the same name can, and is in the store."""
     DUPLICATE = "duplicate"
     """The same as a file that is in the store."""
     KEPT = "kept"
@@ -58,26 +60,27 @@ def prepare_clip(name: str, places: tuple[Place, ...]) -> Prepared:
     """
     encoded: EncodedClip | None = None
     used, used_text = "", b""
-    notes = []
+    notes, damaged = [], []
     for place in places:
         try:
             text = place.read()
-            if encoded is not None:
-                same = text == used_text
-                notes.append(
-                    Note(name, str(place), Kind.DUPLICATE, f"the same as {used}")
-                    if same
-                    else Note(name, str(place), Kind.CONFLICT, f"differs from {used}, which was taken; remove one")
-                )
+            if encoded is not None and text == used_text:
+                notes.append(Note(name, str(place), Kind.DUPLICATE, f"the same as {used}"))
                 continue
-            encoded, remark = _encode(name, text)
+            usable, remark = _encode(name, text)
         except DataError as error:
-            notes.append(Note(name, str(place), Kind.SKIPPED, str(error)))
+            damaged.append(Note(name, str(place), Kind.SKIPPED, str(error)))
             continue
-        used, used_text = str(place), text
+        if encoded is not None:
+            notes.append(Note(name, str(place), Kind.CONFLICT, f"differs from {used}, which was taken; remove one"))
+            continue
+        encoded, used, used_text = usable, str(place), text
         if remark:
             notes.append(Note(name, used, Kind.KEPT, remark))
-    return Prepared(encoded, stamp_of(places), notes)
+    if encoded is not None:
+        copied = f"; the copy at {used} was used"
+        damaged = [note._replace(kind=Kind.DAMAGED_COPY, reason=note.reason + copied) for note in damaged]
+    return Prepared(encoded, stamp_of(places), damaged + notes)
 
 
 def _encode(name: str, text: bytes) -> tuple[EncodedClip, str]:

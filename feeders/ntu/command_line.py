@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from feeders.errors import DataError
+from feeders.errors import DataError, why
 from graph.nearest import did_you_mean
 
 REFUSED, INTERRUPTED = 2, 130
@@ -72,6 +72,11 @@ def run_command(name: str, command: Callable[[Bars], int], resumable: bool = Fal
     except DataError as error:
         bars.close()
         print(f"{name}: {error}", file=sys.stderr)
+        return REFUSED
+    except OSError as error:
+        bars.close()
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: {where}{why(error)}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         bars.close()

@@ -18,7 +18,7 @@ import numpy as np
 from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.catalogue import Catalogue
 from feeders.choices import SPLITS, Split
-from feeders.errors import DataError
+from feeders.errors import DataError, reading
 from feeders.ntu.names import DATASETS, NUM_JOINTS
 from feeders.store_file import StoreFile, open_store_file
 
@@ -78,8 +78,9 @@ def export_npz(
     if benchmark is None:
         known = [name.removeprefix(f"{dataset}-") for name in BENCHMARKS if name.startswith(f"{dataset}-")]
         raise DataError(f"--protocol {protocol}: {store} is {dataset}, which has {' and '.join(known)}")
-    if out.exists():
-        raise DataError(f"{out}: exists; remove it or name another file with --out")
+    with reading(out):
+        if out.exists():
+            raise DataError(f"{out}: exists; remove it or name another file with --out")
     orders = {split: published_order(file.catalogue, benchmark, split) for split in SPLITS}
     for split, order in orders.items():
         if not len(order):

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 import h5py
 
-from feeders.errors import DataError
+from feeders.errors import DataError, reading, why
 from feeders.ntu.clip import Kind, Note, Prepared, prepare_clip, stamp_of
 from feeders.ntu.names import Dataset
 from feeders.ntu.sources import Found, Place, find_clips
@@ -149,14 +149,20 @@ def write_report(out: Path, notes: Iterable[Note]) -> Path:
 
 def _check_replaceable(out: Path) -> None:
     """An older store is replaced once the new one is whole; anything else is left alone."""
-    if out.is_dir():
-        raise DataError(f"{out}: a folder; --out names the file of the store")
-    if not out.exists():
-        return
+    with reading(out):
+        if out.is_dir():
+            raise DataError(f"{out}: a folder; --out names the file of the store")
+        if not out.exists():
+            return
     try:
         with h5py.File(out, "r") as file:
             ours = text_of(file.attrs.get("format", "")) == FORMAT
-    except OSError:
+    except OSError as error:
+        if error.errno:  # the system refused, which says nothing of the content
+            raise DataError(
+                f"{out}: exists and cannot be read ({why(error)}), so that it may be no packed store; "
+                f"name another file with --out"
+            ) from error
         ours = False
     if not ours:
         raise DataError(f"{out}: exists and is no packed store; remove it or name another file with --out")

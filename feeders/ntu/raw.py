@@ -2,8 +2,9 @@
 
 Records, one a line, of blank-separated fields: the number of frames; per frame the number of bodies; per body a header
 of ten fields of which the first is the bodyID, the number of joints (25), and per joint twelve fields of which the
-first three are x, y, z in metres. The other fields are counted and not read, since nothing uses them. The first line
-that does not fit is an error.
+first three are x, y, z in metres. The other fields are not read, since nothing uses them: they are counted, and what
+has letters that no number has (with NaN and infinity, which those may be) is an error. So is the first line that does
+not fit.
 
 Shapes: n samples of a body, V = 25 joints.
 """
@@ -14,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from feeders.errors import DataError
+from feeders.errors import DataError, counted
 from feeders.ntu.decimals import parse_decimals
 from feeders.ntu.names import NUM_JOINTS
 
@@ -27,6 +28,8 @@ _ALL_JOINTS = str(NUM_JOINTS).encode()
 _BODY_RECORDS = [HEADER_FIELDS, 1, *[JOINT_FIELDS] * NUM_JOINTS]
 """Fields of the lines of one body."""
 _BLANK, _NEWLINE = 32, 10
+_OF_NUMBERS = bytes(range(_BLANK + 1)) + b"0123456789+-.eE" + b"#aAdDfFiInNqQtTyY"
+"""Bytes of numbers, of what separates them, and of the spellings of NaN and infinity, such as -1.#IND."""
 
 
 class Body(NamedTuple):
@@ -56,6 +59,7 @@ def parse_skeleton(text: bytes) -> RawClip:
     lines = _Lines(text)
     ids, frame_of_sample, first_joints, frames = _walk(lines)
     coordinates = _read_coordinates(lines, np.array(first_joints)[:, None] + np.arange(NUM_JOINTS))
+    _refuse_text(lines)
     rows: dict[int, list[int]] = {}
     for row, body_id in enumerate(ids):
         rows.setdefault(body_id, []).append(row)
@@ -141,7 +145,7 @@ def _walk(lines: _Lines) -> tuple[list[int], list[int], list[int], int]:
 
 def _count(lines: _Lines, line: int, what: str) -> int:
     if lines.fields_in[line] != 1:
-        raise _fault(line, f"{lines.fields_in[line]} fields where the {what} is expected")
+        raise _fault(line, f"{counted(lines.fields_in[line], 'field')} where the {what} is expected")
     return lines.integer(line, what)
 
 
@@ -159,9 +163,18 @@ def _read_coordinates(lines: _Lines, joint_lines: np.ndarray) -> np.ndarray:
     return coordinates.reshape(*joint_lines.shape, 3)
 
 
+def _refuse_text(lines: _Lines) -> None:
+    """Refuse text in any field; one pass over the bytes, a twentieth of the time of the rest."""
+    if odd := lines.text.translate(None, _OF_NUMBERS):
+        place = lines.text.index(odd[:1])
+        start, end = lines.field_starts[np.searchsorted(lines.field_starts, place, "right") - 1 :][:2]
+        field = lines.text[start:end].strip()
+        raise _fault(lines.text.count(b"\n", 0, place), f"{_quote(field)} is no number")
+
+
 def _explain_body(lines: _Lines, first: int, count_line: int, bodies: int) -> NoReturn:
     """Raise the error for the lines from `first`, which are not those of a body."""
-    claim = f"the {bodies} bodies that line {count_line + 1} says"
+    claim = f"the {'body' if bodies == 1 else f'{bodies} bodies'} that line {count_line + 1} says"
     for offset, expected in enumerate(_BODY_RECORDS):
         line = first + offset
         if line >= len(lines):
@@ -170,7 +183,7 @@ def _explain_body(lines: _Lines, first: int, count_line: int, bodies: int) -> No
             raise _fault(first + 1, f"{_quote(joints)} joints, expected {NUM_JOINTS}")
         if (found := lines.fields_in[line]) != expected:
             what = ("the header of a body", "the number of joints")[offset] if offset < 2 else f"joint {offset - 1}"
-            raise _fault(line, f"{found} fields, {expected} expected: this should be {what}, of {claim}")
+            raise _fault(line, f"{counted(found, 'field')}, {expected} expected: this should be {what}, of {claim}")
     raise AssertionError("called for a body that is complete")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from feeders.errors import DataError
+from feeders.errors import DataError, counted, reading, why
 from feeders.ntu.names import SUFFIX, Dataset, parse_name
 
 LARGEST_CLIP = 16 * 2**20
@@ -68,7 +69,8 @@ class Found(NamedTuple):
 
     clips: the clips of the data set by name, in the order of their names, each with every place where it lies; files
     come before members of archives. missing: found, but on the missing list. foreign: the number of clips of NTU RGB+D
-    that do not belong to this data set. bad: archives that cannot be read, and files that are named like no clip.
+    that do not belong to this data set. bad: folders, archives and files that cannot be read, and files that are named
+    like no clip.
     """
 
     clips: dict[str, tuple[Place, ...]]
@@ -80,10 +82,10 @@ class Found(NamedTuple):
 def find_clips(raw: Sequence[Path], dataset: Dataset) -> Found:
     """Look through folders (and the folders and archives in them) and archives.
 
-    Raises `DataError` when one of them is not there or not readable, or no clip is found in all of them.
+    Raises `DataError` when one of the folders is not there or not readable, one of the files is no archive, or no clip
+    is found in all of them.
     """
-    bad: list[BadPlace] = []
-    files, archives = _list_files(raw)
+    files, archives, bad = _list_files(raw)
     places = list(files)
     for archive in archives:
         try:
@@ -94,7 +96,7 @@ def find_clips(raw: Sequence[Path], dataset: Dataset) -> Found:
     missing: set[str] = set()
     foreign = 0
     for place in places:
-        stem = Path(place.member.name if place.member else place.path).name.removesuffix(SUFFIX)
+        stem = Path(place.member.name if place.member else place.path).name[: -len(SUFFIX)]
         try:
             name = parse_name(stem)
         except DataError as error:
@@ -111,29 +113,36 @@ def find_clips(raw: Sequence[Path], dataset: Dataset) -> Found:
     return Found({name: clips[name] for name in sorted(clips)}, tuple(sorted(missing)), foreign, tuple(bad))
 
 
-def _list_files(raw: Iterable[Path]) -> tuple[list[Place], list[str]]:
-    """The `.skeleton` files, and the paths of the archives, each once and in the order of their names."""
+def _list_files(raw: Iterable[Path]) -> tuple[list[Place], list[str], list[BadPlace]]:
+    """The `.skeleton` files, the paths of the archives, and what cannot be read, each once and in the order of their
+    names."""
     files: dict[str, Place] = {}
     archives: set[str] = set()
+    bad: dict[str, BadPlace] = {}
     for root in raw:
-        if root.is_file():
-            if not zipfile.is_zipfile(root):
-                raise DataError(f"{root}: neither a folder nor a .zip archive; --raw names where the raw clips lie")
-            archives.add(str(root.resolve()))
-            continue
-        if not root.is_dir():
-            raise DataError(f"{root.absolute()}: not there; put the raw clips there or name their place with --raw")
-        for entry in _walk(root):
-            if entry.name.endswith(SUFFIX):
+        with reading(root):
+            if root.is_file():
+                if not _is_archive(root.name) and not zipfile.is_zipfile(root):
+                    raise DataError(f"{root}: neither a folder nor a .zip archive; --raw names where the raw clips lie")
+                archives.add(str(root.resolve()))
+                continue
+            if not root.is_dir():
+                raise DataError(f"{root.absolute()}: not there; put the raw clips there or name their place with --raw")
+            next(root.iterdir(), None)  # of all folders only this one must not be locked
+        for path, entry in _walk(root):
+            if isinstance(entry, BadPlace):
+                bad[path] = entry
+            elif _is_clip(entry.name):
                 status = entry.stat()
-                files[entry.path] = Place(entry.path, status.st_size, f"{status.st_size}.{status.st_mtime_ns}")
-            elif entry.name.lower().endswith(".zip"):
-                archives.add(entry.path)
-    return [files[path] for path in sorted(files)], sorted(archives)
+                files[path] = Place(path, status.st_size, f"{status.st_size}.{status.st_mtime_ns}")
+            elif _is_archive(entry.name):
+                archives.add(path)
+    return [files[path] for path in sorted(files)], sorted(archives), [bad[path] for path in sorted(bad)]
 
 
-def _walk(root: Path) -> Iterator[os.DirEntry[str]]:
-    """All files below a folder, hidden ones left out, by absolute path."""
+def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str] | BadPlace]]:
+    """All files below a folder, hidden ones left out, by absolute path; and what cannot be read: folders, and whatever
+    is named like a clip or an archive and is no file."""
     folders = [str(root.resolve())]
     visited: set[str] = set()
     while folders:
@@ -143,16 +152,24 @@ def _walk(root: Path) -> Iterator[os.DirEntry[str]]:
             continue
         visited.add(folder)
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        folders.append(entry.path)
-                    elif entry.is_file():
-                        yield entry
+            with os.scandir(folder) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
         except OSError as error:
-            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            yield folder, BadPlace(_printable(folder), f"cannot be read ({why(error)})")
+            continue
+        for entry in entries:
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError as error:
+                yield entry.path, BadPlace(_printable(entry.path), f"cannot be read ({why(error)})")
+                continue
+            if is_folder:
+                folders.append(entry.path)
+            if is_file:
+                yield entry.path, entry
+            elif _is_clip(entry.name) or (_is_archive(entry.name) and not is_folder):
+                reason = "a folder" if is_folder else "a link to nothing" if entry.is_symlink() else "no plain file"
+                yield entry.path, BadPlace(_printable(entry.path), f"{reason}; the name is that of a clip or archive")
 
 
 def _members(archive: str) -> list[Place]:
@@ -160,7 +177,11 @@ def _members(archive: str) -> list[Place]:
     try:
         with zipfile.ZipFile(archive) as file:
             infos = [info for info in file.infolist() if _is_clip(info.filename)]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a damaged archive may name places that no file has
+            raise DataError(f"cannot be read ({why(error)})") from error
+        raise DataError(f"not a whole .zip archive ({why(error)}); download it again") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise DataError(f"not a whole .zip archive ({error}); download it again") from error
     if not infos:
         raise DataError(f"no {SUFFIX} file in this archive")
@@ -191,7 +212,11 @@ def _printable(path: str) -> str:
 def _is_clip(path: str) -> bool:
     """Archives made on a Mac hold a hidden companion of every file, of the same extension."""
     name = path.rpartition("/")[2]
-    return name.endswith(SUFFIX) and not name.startswith(".")
+    return name.lower().endswith(SUFFIX) and not name.startswith(".")
+
+
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith(".zip")
 
 
 def _extract(descriptor: int, member: Member, size: int) -> bytes:
@@ -220,9 +245,10 @@ def _extract(descriptor: int, member: Member, size: int) -> bytes:
 
 def _nothing(raw: Sequence[Path], dataset: Dataset, foreign: int, bad: Sequence[BadPlace]) -> str:
     places = ", ".join(str(path) for path in raw)
-    reasons = [f"{len(bad)} files cannot be used, the first is {bad[0].place}: {bad[0].reason}"] if bad else []
+    unusable = f"{counted(len(bad), 'place')} cannot be used, the first is"
+    reasons = [f"{unusable} {bad[0].place}: {bad[0].reason}"] if bad else []
     if foreign:
-        reasons.append(f"{foreign} clips belong to another data set than {dataset.name}")
+        reasons.append(f"{counted(foreign, 'clip')} of another data set than {dataset.name}")
     return (
         f"{places}: no clip of {dataset.name} ({'; '.join(reasons) or f'no {SUFFIX} file, no .zip archive'}); "
         f"--raw should name the folder of the {SUFFIX} files or of the official archives"

@@ -11,12 +11,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from feeders.benchmarks import Benchmark
 from feeders.catalogue import Catalogue
+from feeders.class_names import class_names
 from feeders.clip_rows import ClipRows
 from feeders.clip_source import InMemory
 from feeders.errors import BadClip
+from feeders.split import stored_skeleton
 from feeders.store import PackedStore
 from feeders.store_writer import fault_of
+from graph import get_skeleton
 
 GROWTH = 1.2
 """The room for coordinates grows by this factor; the system extends large arrays where they are, without a copy."""
@@ -26,14 +30,15 @@ Reading = tuple[PackedStore | None, list[BadClip]]
 
 
 class ClipCollector:
-    """Takes clips one by one, as float32, and makes a store of them in the order of their arrival."""
+    """Takes clips of a benchmark one by one, as float32, and makes a store of them in the order of their arrival."""
 
-    def __init__(self, skeleton: str, joints: int, class_names: tuple[str, ...]) -> None:
-        self.skeleton = skeleton
-        self.joints = joints
-        self.class_names = class_names
+    def __init__(self, benchmark: Benchmark) -> None:
+        self.skeleton = stored_skeleton(benchmark)
+        self.joints = get_skeleton(benchmark.skeleton).num_joints
+        self.class_names = class_names(benchmark)
+        self.most_persons = benchmark.num_persons
         self.bad: list[BadClip] = []
-        self._rows = np.empty((0, joints, 3), np.float32)
+        self._rows = np.empty((0, self.joints, 3), np.float32)
         self._filled = 0
         self._names: list[str] = []
         self._sizes: list[tuple[int, int, int]] = []
@@ -45,7 +50,10 @@ class ClipCollector:
 
     def add(self, name: str, label: int, metadata: Mapping[str, int], clip: np.ndarray) -> None:
         """Take (T, M, V, 3) numbers; persons behind the last one that is there are dropped. A clip with no frame, no
-        person, NaN, another number of joints or a label without a class is refused."""
+        person, more persons than the benchmark has, NaN, numbers beyond float32, another number of joints or a label
+        without a class is refused."""
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+            clip = clip.astype(np.float32, copy=False)
         if reason := fault_of(clip) or self._misfit(label, clip):
             self.refuse(name, reason)
             return
@@ -54,11 +62,13 @@ class ClipCollector:
             self.refuse(name, "every coordinate is zero")
             return
         clip = clip[:, : present[-1] + 1]
+        if clip.shape[1] > self.most_persons:
+            self.refuse(name, f"{clip.shape[1]} persons, the benchmark has at most {self.most_persons}")
+            return
         rows = clip.shape[0] * clip.shape[1]
         if self._filled + rows > len(self._rows):
             self._rows.resize((int((self._filled + rows) * GROWTH), self.joints, 3), refcheck=False)
-        with np.errstate(over="ignore"):
-            self._rows[self._filled : self._filled + rows] = clip.reshape(rows, self.joints, 3)
+        self._rows[self._filled : self._filled + rows] = clip.reshape(rows, self.joints, 3)
         self._filled += rows
         self._names.append(name)
         self._sizes.append((clip.shape[0], clip.shape[1], int(label)))

@@ -17,19 +17,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tokenize import TokenError
 
 import numpy as np
 
 from feeders.benchmarks import Benchmark
 from feeders.choices import SPLITS, Split
-from feeders.class_names import class_names
-from feeders.errors import DataError
+from feeders.errors import DataError, why
 from feeders.readers.collector import ClipCollector, Reading
 from feeders.sides import SIDE_COLUMN, SIDES
-from feeders.split import stored_skeleton
-from graph import get_skeleton
 from graph.nearest import did_you_mean
 
 REQUIRED = ("name", "label")
@@ -47,8 +44,7 @@ def read_own_arrays(folder: Path, benchmark: Benchmark, splits: Sequence[Split] 
     """
     table = _table_of(folder)
     lines = _read_table(table)
-    joints = get_skeleton(benchmark.skeleton).num_joints
-    collector = ClipCollector(stored_skeleton(benchmark), joints, class_names(benchmark))
+    collector = ClipCollector(benchmark)
     seen = set()
     for number, line in lines:
         name = line["name"].removesuffix(".npy")
@@ -56,6 +52,8 @@ def read_own_arrays(folder: Path, benchmark: Benchmark, splits: Sequence[Split] 
             if name in seen:
                 raise _UnusableClip(f"line {number} of {table.name} names it again")
             seen.add(name)
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise _UnusableClip("lies outside of the folder; names count from it")
             label = _label(line["label"], collector.class_names)
             metadata = _metadata(line)
             if SIDE_COLUMN in metadata and metadata[SIDE_COLUMN] not in {SIDES[split] for split in splits}:
@@ -91,7 +89,7 @@ def _read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
             reader.fieldnames = columns
             lines = [(reader.line_num, line) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({error})") from None
+        raise DataError(f"{table}: cannot be read ({why(error)})") from None
     for number, line in lines:
         if None in line or None in line.values():
             raise DataError(f"{table}, line {number}: not as many columns as the first line names ({len(columns)})")
@@ -129,7 +127,7 @@ def _load(file: Path) -> np.ndarray:
     except FileNotFoundError:
         raise _UnusableClip("there is no such .npy file") from None
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
-        raise _UnusableClip(f"is no readable .npy file ({error})") from None
+        raise _UnusableClip(f"is no readable .npy file ({why(error)})") from None
     if array.dtype.kind not in "fiu":
         raise _UnusableClip(f"holds {array.dtype}, expected numbers")
     if array.ndim not in (3, 4) or array.shape[-1] != 3:

@@ -1,14 +1,15 @@
 """Reads the arrays that the CTR-GCN family trains on: `NTU60_CS.npz`, `NTU60_CV.npz`, `NTU120_CSub.npz`, ...
 
 Members `x_train`, `x_test`: (N, T, M * V * 3) float, zero behind the end of each clip; `y_train`, `y_test`: (N, K)
-one-hot, or (N,) whole numbers. Such a file holds ten to twenty gigabytes, nearly all of them zeros, so it is read in
-blocks, straight from the archive, and only what is not zero is kept.
+one-hot (numbers or bool), or (N,) whole numbers. Such a file holds ten to twenty gigabytes, nearly all of them zeros,
+so it is read in blocks, straight from the archive, and only what is not zero is kept.
 
 Letters: N clips of a side, T padded frames, M persons, V joints, K classes.
 """
 
 from __future__ import annotations
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,9 @@ import numpy as np
 
 from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.choices import SPLITS, Split
-from feeders.class_names import class_names
-from feeders.errors import DataError
+from feeders.errors import DataError, why
 from feeders.readers.collector import ClipCollector, Reading
 from feeders.sides import SIDES, side_column
-from feeders.split import stored_skeleton
-from graph import get_skeleton
 
 BLOCK = 16 * 2**20
 """Bytes read at a time, roughly."""
@@ -38,8 +36,7 @@ def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split]
     published feeders. A second person that is zero throughout is dropped; one that is a copy of the first (NTU120
     files) stays. Raises `DataError` when the file is damaged, is none of this kind, or is that of another benchmark.
     """
-    joints = get_skeleton(benchmark.skeleton).num_joints
-    collector = ClipCollector(stored_skeleton(benchmark), joints, class_names(benchmark))
+    collector = ClipCollector(benchmark)
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive)
@@ -49,8 +46,10 @@ def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split]
                 _read_side(path, archive, split, benchmark, collector)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError) as error:
         if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: not a readable .npz archive ({error}); make or copy it again") from None
+            raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from None
+        if isinstance(error, OSError) and error.errno == errno.EACCES:
+            raise DataError(f"{path}: cannot be read ({why(error)})") from None
+        raise DataError(f"{path}: not a readable .npz archive ({why(error)}); make or copy it again") from None
     return collector.finish()
 
 
@@ -90,7 +89,8 @@ def _read_side(
             raise DataError(f"{path}: {shape[0]} clips in x_{split}, {len(labels)} labels in y_{split}")
         persons = shape[2] // (collector.joints * 3)
         for block in _blocks(member, shape, dtype):
-            frames = np.count_nonzero(block.sum(axis=2, dtype=np.float32), axis=1)
+            with np.errstate(over="ignore", invalid="ignore"):  # such a clip is refused below
+                frames = np.count_nonzero(block.sum(axis=2, dtype=np.float32), axis=1)
             for padded, count in zip(block, frames.tolist(), strict=True):
                 clip = padded[:count].reshape(count, persons, collector.joints, 3)
                 collector.add(f"{split}_{position}", int(labels[position]), metadata, clip)
@@ -130,8 +130,13 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
         shape, columns_first, dtype = read[version](member)
     except (SyntaxError, TokenError, TypeError, RecursionError) as error:  # what becomes of a damaged header
         raise ValueError(f"an array with a damaged header: {error}") from None
-    if dtype.kind not in "fiu" or (columns_first and len(shape) > 1):
-        raise ValueError(f"an array of type {dtype} in an unusual order; expected plain numbers, row after row")
+    if dtype.kind not in "fiub":
+        raise ValueError(f"an array of type {dtype}, expected plain numbers")
+    if columns_first and len(shape) > 1:
+        raise DataError(
+            f"{member.name} is stored column after column (Fortran order) and cannot be read in blocks; save the file "
+            f"again with numpy.ascontiguousarray(...) of each array"
+        )
     return shape, dtype
 
 

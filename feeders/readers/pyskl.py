@@ -1,8 +1,8 @@
 """Reads the annotation pickles of PYSKL: `ntu60_3danno.pkl`, `ntu120_3danno.pkl`.
 
-One dictionary. `split`: name -> list of clip IDs, such as `xsub_train` and `xsub_val`. `annotations`: a list of
-dictionaries with `frame_dir` (the ID), `label` (from 0), `total_frames` and `keypoint`, float16 (M, T, V, 3) in metres,
-as the camera saw them; an absent person's frame is zero.
+One dictionary. `split`: name -> list or tuple of clip IDs, such as `xsub_train` and `xsub_val`. `annotations`: a list
+of dictionaries with `frame_dir` (the ID), `label` (from 0), `total_frames` and `keypoint`, float16 (M, T, V, 3) in
+metres, as the camera saw them; an absent person's frame is zero.
 
 Letters: M persons, T frames, V joints.
 """
@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from feeders.benchmarks import Benchmark
+from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.choices import SPLITS, Split
-from feeders.class_names import class_names
-from feeders.errors import DataError
+from feeders.errors import DataError, why
 from feeders.ntu.names import DATASETS, parse_name
 from feeders.pickle_machine import PickleMachine
 from feeders.pickled_arrays import Array, PickleRefusedError
 from feeders.readers.collector import ClipCollector, Reading
 from feeders.sides import NEITHER, SIDE_COLUMN, SIDES
-from feeders.split import stored_skeleton
 from graph import get_skeleton
 
 SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
@@ -49,8 +47,9 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
     _refuse_other_dataset(path, benchmark, sides)
     wanted = {SIDES[split] for split in splits}
     protocol = f"{SIDE_COLUMN}_{benchmark.name.partition('-')[2]}"
-    skeleton = get_skeleton(benchmark.skeleton)
-    collector = ClipCollector(stored_skeleton(benchmark), skeleton.num_joints, class_names(benchmark))
+    centre = get_skeleton(benchmark.skeleton).centre
+    collector = ClipCollector(benchmark)
+    seen: set[str] = set()
     numbers = _numbers_in_names(content["annotations"])
     for position, entry in enumerate(content["annotations"]):
         name = entry.get("frame_dir") if type(entry) is dict else None
@@ -60,6 +59,10 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
         metadata = numbers.get(name, {}) | {column: ids.get(name, NEITHER) for column, ids in sides.items()}
         if protocol in metadata and metadata[protocol] not in wanted:
             continue
+        if name in seen:
+            collector.refuse(name, f"annotation {position} has the frame_dir of an earlier one")
+            continue
+        seen.add(name)
         keypoint = entry["keypoint"].values if type(entry.get("keypoint")) is Array else None
         if keypoint is None or keypoint.ndim != 4 or keypoint.shape[3] != 3:
             shape = "none" if keypoint is None else f"of shape {keypoint.shape}"
@@ -67,23 +70,34 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
         elif type(entry.get("label")) is not int:
             collector.refuse(name, "has no label")
         else:
-            collector.add(name, entry["label"], metadata, move_to_origin(keypoint, skeleton.centre))
+            collector.add(name, entry["label"], metadata, move_to_origin(keypoint, centre))
     return collector.finish()
 
 
 def move_to_origin(keypoint: np.ndarray, centre: int) -> np.ndarray:
     """(M, T, V, 3) to (T, M, V, 3) float32 without empty frames, the first person's `centre` joint at the origin of
     the first frame in which that person is there; absent persons stay zero."""
-    clip = keypoint.astype(np.float32).swapaxes(0, 1)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite; such a clip is refused anyway
+        clip = keypoint.astype(np.float32).swapaxes(0, 1)
     present = np.any(clip != 0, axis=(2, 3))
     occupied = np.flatnonzero(np.count_nonzero(present, axis=1))
     clip, present = clip[occupied], present[occupied]
     if np.any(present[:, :1]):
         first = int(np.argmax(present[:, 0]))
-        with np.errstate(invalid="ignore"):  # infinity minus infinity; such a clip is refused anyway
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity minus infinity, too
             clip = clip - clip[first, 0, centre]
         clip[~present] = 0
     return clip
+
+
+def fitting_benchmark(path: Path) -> Benchmark | None:
+    """One whose classes are those of the file, told from its splits; None where they do not tell.
+
+    Raises `DataError` like `read_pyskl`.
+    """
+    sides = _sides(path, _load(path)["split"])
+    names = [f"{dataset}-{protocol}" for protocol, dataset in ONLY_IN.items() if f"{SIDE_COLUMN}_{protocol}" in sides]
+    return BENCHMARKS[names[0]] if names else None
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -93,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
     except PickleRefusedError as error:
         raise DataError(f"{path}: no annotation file: {error}") from None
     except (OSError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({why(error)})") from None
     wanted = {"split": dict, "annotations": list}
     for key, kind in wanted.items():
         if type(content) is not dict or type(content.get(key)) is not kind:
@@ -106,7 +120,7 @@ def _sides(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
     sides: dict[str, dict[str, int]] = {}
     for name, ids in split.items():
         protocol, _, word = name.rpartition("_")
-        if word not in SIDE_WORDS or type(ids) is not list or not all(type(clip) is str for clip in ids):
+        if word not in SIDE_WORDS or type(ids) not in (list, tuple) or not all(type(clip) is str for clip in ids):
             raise DataError(f"{path}: split {name!r} is no list of clip IDs called <protocol>_train or _val")
         column = f"{SIDE_COLUMN}_{protocol}" if protocol else SIDE_COLUMN
         sides.setdefault(column, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))

@@ -174,6 +174,15 @@ def test_refusals_are_one_line(words, reason, tmp_path, capsys, monkeypatch):
     assert reason in error
 
 
+def test_what_the_system_refuses_is_one_line(few, tmp_path, capsys, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("data.prepare_ntu.prepare", refuse)
+    assert prepare(["--raw", str(few), "--dataset", "ntu60", "--out", str(tmp_path / "store.h5")]) == 2
+    assert capsys.readouterr().err == "prepare_ntu.py: somewhere: Permission denied\n"
+
+
 def test_export(few, tmp_path, capsys):
     store, out = tmp_path / "store.h5", tmp_path / "NTU60_CS.npz"
     prepare(["--raw", str(few), "--dataset", "ntu60", "--out", str(store), "--jobs", "1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 
 import pytest
 import torch
@@ -88,3 +89,30 @@ def test_a_second_name_replaces_what_had_it_and_survives_pruning(tmp_path, monke
     assert names == ["best.pt", "epoch_0003.pt", "epoch_0004.pt", "last.pt"]
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 4
     assert load_checkpoint(tmp_path / "best.pt")["epoch"] == 2
+
+
+def test_any_changed_byte_is_noticed(tmp_path):
+    """Also in the directory of the archive, where torch's reader would take a part for a folder and read nothing."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"encoder": {"w": torch.randn(50)}, "epoch": 1})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(RunError):
+            load_checkpoint(path)
+    path.write_bytes(whole)
+    assert load_checkpoint(path)["epoch"] == 1
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    """A limit on the size of files refuses within torch's writer, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(RunError, match="cannot be written"):
+            save_checkpoint(tmp_path / "a.pt", {"encoder": {"w": torch.randn(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,8 @@ import pickle
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from engine.scores import load_scores
 from tests.engine.child import Accident, start
 
 TIMING = ("clips_per_second", "peak_memory_mb")
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -214,3 +217,55 @@ def test_a_folder_in_use_is_refused_until_its_user_ends(straight, runs, tmp_path
         holder.process.kill()
         holder.process.join()
     assert start(words, tmp_path / "third.txt").wait()[0] == 0
+
+
+FULL_DISK = """
+import resource, sys
+import main
+from feeders.feeder import Feeder
+
+feed, fed = Feeder.feed, []
+
+def filling(self, *args, **kwargs):
+    fed.append(self.split)
+    if fed == ["train"] * 4:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # from now on no file can grow
+    return feed(self, *args, **kwargs)
+
+Feeder.feed = filling
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_fills_up_within_an_epoch_stops_no_step(straight, runs):
+    """Checkpoints, scores, log, metrics and curves are all refused: the run goes on to its end and says so."""
+    words = ["--config", str(straight), "--name", "full", "--optim.epochs", "2"]
+    line = [sys.executable, "-c", FULL_DISK, *words]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "epoch 2: test top-1" in done.stdout
+    for name in ("log.txt", "metrics.jsonl", "tensorboard"):
+        assert done.stdout.count(f"WARNING: {name} cannot be written") == 1
+    assert done.stderr.count("\n") == 1
+    assert "last checkpoint could not be written" in done.stderr
+    newest = load_checkpoint(runs / "full/checkpoints/last.pt")["training"]["counters"]
+    assert (newest["trained"], newest["step"]) == (0, 2)
+    assert not list((runs / "full/checkpoints").glob(".*"))
+    full = load_checkpoint(runs / "full/checkpoints/last.pt")
+    again = subprocess.run([sys.executable, "main.py", *words], cwd=REPOSITORY, capture_output=True, check=False)
+    assert again.returncode == 0  # with room again the same command goes on
+    assert full["epoch"] == 0
+
+
+def test_damaged_weights_are_not_tested_as_somebody_elses(call, run_folder):
+    call("--optim.epochs", "1")
+    best = run_folder / "checkpoints/best.pt"
+    whole = bytearray(best.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    best.write_bytes(whole)
+    for words in (("--phase", "test"), ("--phase", "test", "--data.stream", "bone"), ()):
+        done = call("--weights", str(best), "--name", "other", *words)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "does not match its digest" in done.err

@@ -83,6 +83,14 @@ def build_small(call, *words: str) -> Experiment:
     return build(resolved.config)
 
 
+def test_an_epoch_without_a_step_that_counts_is_told(call, run_folder, monkeypatch):
+    poison(monkeypatch, list(range(80)))
+    done = call("--optim.on_non_finite", "skip", "--log.figures", "true")
+    assert done.code == 0, done.err
+    assert "no step of epoch 1 counted" in done.out
+    assert [line["skipped_steps"] for line in records(run_folder, "train")] == [5, 5]
+
+
 def test_too_many_steps_left_out_stop_the_run(call, run_folder, monkeypatch):
     poison(monkeypatch, list(range(80)))
     done = call("--optim.on_non_finite", "skip", "--optim.max_skips", "3")

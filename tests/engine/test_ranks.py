@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ import torch
 from engine.checkpoint import load_checkpoint
 from engine.scores import load_scores
 from tests.engine.child import Accident, start_ranks
-from tests.engine.test_faults import assert_equal_runs
+from tests.engine.test_faults import REPOSITORY, assert_equal_runs
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -130,3 +135,34 @@ def test_what_went_wrong_in_one_process_stops_all_and_is_told_once(run):
     assert told[0].count("_v0") == 6  # the clips of the second process
     assert not any(printed[1:])
     assert load_checkpoint(folder / "checkpoints/last.pt")["training"]["counters"]["step"] == 2
+
+
+def test_an_epoch_without_a_step_that_counts_ends_in_all(run):
+    poisoned = ("--model.name", "tests.engine.tiny:PoisonedEncoder", "--model.options.poisoned", "[1,2,3,4,5,6]")
+    _, codes, printed = run(2, "uncounted", *poisoned, "--optim.on_non_finite", "skip")
+    assert codes == [0, 0], printed
+    assert "no step of epoch 1 counted" in printed[0]
+
+
+def test_no_process_trains_on_without_its_parent(config, tmp_path):
+    """torchrun killed at once must not leave processes that hold the run folder and the GPUs."""
+    words = ["main.py", "--config", str(config), "--name", "orphans", "--optim.epochs", "9999"]
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *words]
+    runner = subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert runner.stdout is not None
+        while "epoch 1:" not in (said := runner.stdout.readline()):
+            assert said, "torchrun ended"
+        lock = config.parent / "runs/nw-ucla/orphans/.lock"
+        holder = int(re.search(r"process (\d+)", lock.read_text())[1])
+        runner.kill()
+        for _ in range(600):
+            if not Path(f"/proc/{holder}").exists() or "(zombie)" in Path(f"/proc/{holder}/status").read_text():
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(holder, signal.SIGKILL)
+            pytest.fail("a worker lives on")
+    finally:
+        runner.kill()
+        runner.wait()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -129,6 +132,84 @@ def test_labels_without_names_are_read_as_the_benchmark_they_fit(tmp_path):
     assert counts.found["train"].sum() == 2
 
 
+def ntu120_arrays() -> dict[str, np.ndarray]:
+    """Labels as whole numbers; of 20 classes beyond those of NTU60."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 4, 150)).astype(np.float32)
+    y = np.arange(30) * 4
+    return {"x_train": x, "y_train": y, "x_test": x + 1, "y_test": y}
+
+
+def test_labels_as_numbers_are_read_as_the_benchmark_that_refuses_fewest(tmp_path):
+    np.savez(tmp_path / "a.npz", **ntu120_arrays())
+    findings = check_data(tmp_path / "a.npz")
+    assert findings.bad == ()
+    assert [counts.benchmark for counts in findings.counts] == ["ntu120-xsub"]
+
+
+@pytest.mark.parametrize(("dataset", "protocol"), [("ntu60", "xview"), ("ntu120", "xset")])
+def test_annotations_are_read_as_the_data_set_of_their_splits(tmp_path, dataset, protocol):
+    names = [f"S00{1 + i % 2}C00{1 + i % 3}P00{1 + i % 3}R001A0{i + 10}" for i in range(6)]
+    keypoint = np.random.default_rng(0).standard_normal((1, 4, 25, 3)).astype(np.float16)
+    split = {f"{p}_{s}": names[k::2] for p in ("xsub", protocol) for k, s in enumerate(("train", "val"))}
+    entries = [{"frame_dir": name, "label": int(name[-3:]) - 1, "keypoint": keypoint} for name in names]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"split": split, "annotations": entries}))
+    findings = check_data(tmp_path / "a.pkl")
+    assert findings.bad == ()
+    assert len(findings.store) == 6
+    assert len(findings.store.class_names) == int(dataset[3:])
+    assert [counts.benchmark for counts in findings.counts] == [f"{dataset}-xsub", f"{dataset}-{protocol}"]
+
+
+def test_an_empty_side_of_the_benchmark_asked_for_counts_nothing(tmp_path):
+    ntu_store(recording(1)).save(tmp_path / "ntu60.h5")
+    findings = check_data(tmp_path / "ntu60.h5", get_benchmark("ntu60-xsub"))
+    assert not findings.good
+    text = "\n".join(findings.lines())
+    assert "benchmark ntu60-xsub, train: 180 clips, 40091 are known" in text
+    assert "benchmark ntu60-xsub, test: 0 clips, 16487 are known" in text
+
+
+def test_a_benchmark_of_unknown_numbers_with_an_empty_side_is_not_whole(tmp_path):
+    clip = np.ones((3, 1, 25, 3), np.float32)
+    PackedStore.from_clips([clip], [0], ["a"], ["wave"], "ntu", {"side": [0]}).save(tmp_path / "mine.h5")
+    (tmp_path / "mine.yaml").write_text("{skeleton: ntu, classes: [wave], path: mine.h5}")
+    assert not check_data(tmp_path / "mine.h5", get_benchmark(str(tmp_path / "mine.yaml"))).good
+
+
+def test_long_lists_are_cut_unless_all_are_asked_for(tmp_path):
+    ntu_store(recording(1)[:150] + recording(3)).save(tmp_path / "ntu60.h5")
+    findings = check_data(tmp_path / "ntu60.h5")
+    assert len(findings.missing) == 30
+    missed = [f"  {name}" for name in findings.missing]
+    short = list(findings.lines())
+    assert [line for line in short if line in missed] == missed[:20]
+    assert "  ... and 10 more" in short
+    assert [line for line in findings.lines(None) if line in missed] == missed
+
+
+@pytest.mark.parametrize("method", ["exists", "is_file", "is_dir"])
+def test_what_may_not_be_looked_at_is_one_line(tmp_path, monkeypatch, method):
+    ntu_store(recording(1)[:2]).save(tmp_path / "ntu60.h5")
+
+    def locked(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, method, locked)
+    with pytest.raises(DataError, match=r"ntu60\.h5: cannot be read \(Permission denied\)") as caught:
+        check_data(tmp_path / "ntu60.h5")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_locked_folder_is_not_called_empty(tmp_path, monkeypatch):
+    def locked(place: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr("os.listdir", locked)
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
+        check_data(tmp_path, get_benchmark("nw-ucla"))
+
+
 def test_the_quick_check_needs_no_coordinates(tmp_path, monkeypatch):
     ntu_store([*recording(1), *recording(3), UNUSABLE]).save(tmp_path / "ntu60.h5")
     store = PackedStore.load(tmp_path / "ntu60.h5")
@@ -137,7 +218,7 @@ def test_the_quick_check_needs_no_coordinates(tmp_path, monkeypatch):
     assert remarks == [
         "benchmark ntu60-xsub: 181 train clips, 40091 expected",
         "benchmark ntu60-xsub: 180 test clips, 16487 expected",
-        f"1 clips stand on the list of clips with bad skeletons: {UNUSABLE}",
+        f"1 clip known to have a bad skeleton: {UNUSABLE}",
     ]
 
 

@@ -45,6 +45,13 @@ def test_nothing_there_an_unknown_file_and_raw_clips(tmp_path):
         find_format(tmp_path / "clips.mat", NTU)
     with pytest.raises(DataError, match="of an unknown format"):
         find_format(tmp_path, NTU)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    (below / "S001C001P001R001A001.skeleton").touch()
+    for benchmark in (NTU, get_benchmark("nw-ucla")):
+        with pytest.raises(DataError, match="make a packed store of them first"):
+            find_format(tmp_path, benchmark)
+    (below / "S001C001P001R001A001.skeleton").unlink()
     for name in ("S001C001P001R001A001.skeleton", "nturgbd_skeletons_s001_to_s017.zip"):
         (tmp_path / name).touch()
         for place in (tmp_path, tmp_path / name):

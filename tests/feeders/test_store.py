@@ -197,5 +197,5 @@ def test_clips_that_do_not_fit_are_refused(shapes, names, labels, reason):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_none_are_refused_by_clip_name(clips, value):
     clips[1][0, 0, 0, 0] = value
-    with pytest.raises(DataError, match="1 clips cannot be packed:\n  b: NaN or infinite"):
+    with pytest.raises(DataError, match="1 clip cannot be packed:\n  b: NaN or infinite"):
         PackedStore.from_clips(clips, [0, 0, 0], ["a", "b", "c"], ["x"], "ntu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -65,6 +66,27 @@ def test_a_killed_writer_leaves_no_store(tmp_path):
     (left,) = tmp_path.iterdir()
     with pytest.raises(DataError, match="not a readable packed store"):
         PackedStore.load(left)
+
+
+def test_equal_stores_are_equal_bytes_whenever_they_are_written(tmp_path):
+    for name in ("first", "second"):
+        with StoreWriter(tmp_path / f"{name}.h5", skeleton="ntu", class_names=CLASSES) as writer:
+            writer.append(encoded("a"))
+        time.sleep(1.1)  # HDF5 knows whole seconds, and takes them where no patch reaches
+    assert (tmp_path / "first.h5").read_bytes() == (tmp_path / "second.h5").read_bytes()
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path, monkeypatch):
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Unable to synchronously create file (errno = 13,\nflags = 0)")
+
+    monkeypatch.setattr("feeders.store_writer.h5py.File", locked)
+    with (
+        pytest.raises(DataError, match=r"clips\.h5: cannot be written \(Permission denied\)") as caught,
+        StoreWriter(tmp_path / "clips.h5", skeleton="ntu", class_names=CLASSES) as writer,
+    ):
+        writer.append(encoded("a"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):

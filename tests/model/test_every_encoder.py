@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from csre import CSRE
 from graph import get_skeleton
 from model import EncoderError, build_encoder, list_encoders
 from tests.model.parity import largest_difference
@@ -47,14 +48,33 @@ KNOWN_DEAD = {
 }
 """Per encoder: parameters (patterns of their names) whose gradient is zero in exact arithmetic, and why."""
 
+SHAPES_AT_52_FRAMES = {
+    "agcn": (256, 13, 20),
+    "blockgcn": (256, 13, 20),
+    "ctrgcn": (256, 13, 20),
+    "hcn": (256, 6, 6),
+    "hyperformer": (216, 13, 20),
+    "infogcn": (256, 13, 20),
+}
+"""Per encoder: (C', T', V') of NW-UCLA's clips and the default widths."""
+
+SLIM = {
+    "agcn": {"base_channels": 16},
+    "blockgcn": {"base_channels": 16},
+    "ctrgcn": {"base_channels": 16},
+    "hyperformer": {"channels": 36},
+    "infogcn": {"base_channels": 16},
+}
+"""Per encoder: options that make it narrow, and so fast, where it has such."""
+
 MERGES_PERSONS = {"hcn"}
 """Encoders with one feature map for all persons of a clip."""
 
 
-def build(name, graph="nw-ucla", persons=1, window=WINDOW, seed=0):
+def build(name, graph="nw-ucla", persons=1, window=WINDOW, seed=0, **options):
     torch.manual_seed(seed)
     return build_encoder(
-        name, skeleton=get_skeleton(graph), num_classes=NUM_CLASSES, num_persons=persons, window=window
+        name, skeleton=get_skeleton(graph), num_classes=NUM_CLASSES, num_persons=persons, window=window, **options
     )
 
 
@@ -100,8 +120,34 @@ def test_feature_shape_follows_window_and_skeleton(name):
     encoder = build(name, "nw-ucla", persons=1, window=52).eval()
     with torch.no_grad():
         assert encoder.features(clips(encoder, 1)).shape[2:] == encoder.feature_shape
-    if name == "ctrgcn":
-        assert encoder.feature_shape == (256, 13, 20)
+    if name in SHAPES_AT_52_FRAMES:  # an encoder that is not of the papers may have any
+        assert encoder.feature_shape == SHAPES_AT_52_FRAMES[name]
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_training_step_with_csre(name, amp):
+    encoder = build(name, window=52, **SLIM.get(name, {})).train()
+    labels = torch.arange(8) % NUM_CLASSES
+    branches = ("spatial", "temporal", "global")
+    csre = CSRE(encoder.feature_shape, labels, branches=branches, dim=8, positives=(2, 0), negatives=(2, 2))
+    x, indices = clips(encoder, 8), torch.arange(8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        with torch.no_grad():
+            csre(encoder.features(x), labels, indices)  # fills the banks
+        features = encoder.features(x)
+        losses = csre(features, labels, indices)
+        loss = functional.cross_entropy(encoder.classify(features), labels, label_smoothing=encoder.label_smoothing)
+        own = encoder.own_losses(labels)
+    assert losses.keys() == set(branches)
+    for value in losses.values():
+        assert torch.isfinite(value)
+        assert value > 0
+    sum([*losses.values(), *own.values()], start=loss).backward()
+    for part in (encoder, csre.heads):
+        for parameter_name, parameter in part.named_parameters():
+            assert parameter.grad is not None, f"{parameter_name} takes no part"
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+    assert all(parameter.grad.any() for parameter in csre.heads.parameters())
 
 
 def test_every_parameter_learns_or_is_known_dead(name, trained):
@@ -186,6 +232,11 @@ def test_clips_of_another_shape_are_refused(trained, shape, message):
         trained(torch.zeros(shape))
     with pytest.raises(EncoderError, match=rf"joints has shape .*{message}"):
         trained(clips(trained, 1), joints=torch.zeros(shape))
+
+
+def test_a_batch_without_clips_is_refused(trained):
+    with pytest.raises(EncoderError, match=r"x has shape \(0, 3, 16, 20, 2\), a batch without clips"):
+        trained(clips(trained, 0))
 
 
 def test_whole_numbers_are_refused(trained):

@@ -15,7 +15,10 @@ from tests.model.parity import LABELS, SKELETONS, Fixture, largest_difference, r
 @pytest.fixture(scope="module", params=[(name, graph) for name in list_encoders() for graph in SKELETONS], ids="-".join)
 def fixture(request, shared):
     name, graph = request.param
-    return Fixture(shared / "parity" / "encoders" / f"{name}_{graph}.npz", name, graph)
+    folder = shared / "parity" / "encoders"
+    if not any((folder / f"{name}_{each}.npz").exists() for each in SKELETONS):
+        pytest.skip(f"{folder} has no results of a published {name}: nothing to compare with")
+    return Fixture(folder / f"{name}_{graph}.npz", name, graph)
 
 
 @pytest.fixture(scope="module")

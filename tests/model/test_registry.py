@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import uuid
@@ -74,6 +75,12 @@ def test_names_are_listed_without_importing_torch():
 @pytest.mark.parametrize("given", ["ctr-gcn", "CTRGCN", "ctrgnc"])
 def test_an_unknown_name_lists_the_nearest(skeleton, given):
     with pytest.raises(UnknownEncoderError, match=f"encoder '{given}' is unknown .did you mean 'ctrgcn'"):
+        build_encoder(given, skeleton=skeleton, **SIZES)
+
+
+@pytest.mark.parametrize("given", [["hcn"], 5, None, CTRGCN])
+def test_what_is_no_name_is_refused(skeleton, given):
+    with pytest.raises(EncoderError, match=f"encoder: {re.escape(repr(given))} is no name; give one of agcn, .*Class$"):
         build_encoder(given, skeleton=skeleton, **SIZES)
 
 

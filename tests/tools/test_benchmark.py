@@ -91,14 +91,35 @@ def test_an_encoder_that_cannot_be_built_is_refused(capsys):
     assert "window: 8 frames halved four times" in capsys.readouterr().err
 
 
+def test_a_batch_that_an_encoder_cannot_train_on_is_refused(capsys, monkeypatch):
+    monkeypatch.setitem(benchmark_encoder.PRODUCT_SIZE, "cpu", 128)
+    words = ["--device", "cpu", "--benchmark", "nw-ucla", "--window", "16", "--encoders", "blockgcn", "--batch", "1"]
+    assert main(["encoder", *words]) == 2
+    error = capsys.readouterr().err
+    assert "BlockGCN: a batch of one clip of one person cannot be trained on" in error
+    assert error.endswith("; here: --batch 2\n")
+
+
+@pytest.mark.parametrize("words", [["--device", "cuda", "fused"], ["encoder", "--device", "cuda"]])
+def test_a_missing_gpu_is_refused(capsys, monkeypatch, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        "tools/benchmark.py: --device cuda: torch finds no GPU here; take --device cpu\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["encoder", "--batch", "0"], "argument --batch: '0' is no whole number from 1 on"),
         (["--threads", "none", "fused"], "argument --threads: 'none' is no whole number from 1 on"),
+        (["encoder", "--seconds", "-1"], "argument --seconds: '-1' is no number of seconds from 0 on"),
+        (["fused", "--seconds", "inf"], "argument --seconds: 'inf' is no number of seconds from 0 on"),
+        (["csre", "--seconds", "long"], "argument --seconds: 'long' is no number of seconds from 0 on"),
     ],
 )
-def test_numbers_that_are_no_counts_are_refused(capsys, words, reason):
+def test_numbers_out_of_range_are_refused(capsys, words, reason):
     with pytest.raises(SystemExit) as refusal:
         main(words)
     assert refusal.value.code == 2

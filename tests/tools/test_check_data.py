@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from feeders import PackedStore
 from tools.check_data import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -23,13 +30,42 @@ def test_whole_and_good_is_0(own, capsys):
     assert main([str(own / "mine.h5"), "--benchmark", str(own / "mine.yaml")]) == 0
     output = capsys.readouterr().out
     assert output.startswith("format: packed store\nskeleton: ntu, 25 joints\nclips: 2 of 1 classes, 6 frames\n")
-    assert "benchmark mine, train: 1 clips\n" in output
+    assert "benchmark mine, train: 1 clip\n" in output
     assert output.endswith("missing clips that are known by name: 0\nbad clips: 0\nwhole and good\n")
 
 
 def test_not_whole_is_1(own, capsys):
     assert main([str(own / "mine.h5")]) == 1
     assert "benchmark: none fits" in capsys.readouterr().out
+
+
+def test_an_empty_side_is_1_with_everything_else(own, capsys):
+    clip = np.ones((3, 1, 25, 3), np.float32)
+    PackedStore.from_clips([clip], [0], ["a"], ["wave"], "ntu", {"subject": [1]}).save(own / "mine.h5")
+    (own / "mine.yaml").write_text(
+        "{skeleton: ntu, classes: [wave], path: mine.h5, split: {column: subject, train: [1], test: [2]}}"
+    )
+    assert main([str(own / "mine.h5"), "--benchmark", str(own / "mine.yaml")]) == 1
+    assert "benchmark mine, test: 0 clips\n" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_enough_is_no_error(own):
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "tools/check_data.py", str(own / "mine.h5")]
+    done = subprocess.run(words, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
+def test_what_the_system_refuses_is_2_and_one_line(own, capsys, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("tools.check_data.check_data", refuse)
+    assert main([str(own / "mine.h5")]) == 2
+    assert capsys.readouterr().err == "somewhere: Permission denied\n"
 
 
 def test_unreadable_is_2_and_one_line(own, capsys):

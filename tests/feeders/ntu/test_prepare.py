@@ -220,7 +220,7 @@ def test_every_bad_file_is_reported_and_the_rest_is_prepared(tmp_path):
         ("", "notes.skeleton", "skipped"),
         ("", "empty.zip", "skipped"),
         (stem(1), name(1), "duplicate"),
-        (stem(2), name(2), "skipped"),
+        (stem(2), name(2), "damaged copy"),
         (stem(3), name(3), "skipped"),
         (stem(4), name(4), "skipped"),
         (stem(5), name(5), "kept"),
@@ -233,7 +233,39 @@ def test_every_bad_file_is_reported_and_the_rest_is_prepared(tmp_path):
     assert "longest is kept" in reasons["005", "kept"]
     assert "differs from" in reasons["005", "conflict"]
     assert "301 frames" in reasons["006", "kept"]
+    assert f"the file is empty; the copy at {raw / 'b' / name(2)} was used" in reasons["002", "damaged copy"]
     assert not summary.complete
+
+
+@pytest.mark.parametrize("damaged", ["a", "b"])
+def test_a_damaged_copy_beside_a_good_one_leaves_the_result_complete(tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(type(NTU60), "usable", property(lambda _: 1))
+    raw, name = tmp_path / "raw", "S001C001P001R001A001.skeleton"
+    for folder in "ab":
+        (raw / folder).mkdir(parents=True)
+        (raw / folder / name).write_bytes(GOOD[:-500] if folder == damaged else GOOD)
+    summary = run(raw, tmp_path / "store.h5", dataset=NTU60)
+    (note,) = summary.notes
+    assert (note.kind, note.file) == ("damaged copy", str(raw / damaged / name))
+    good = raw / ("b" if damaged == "a" else "a") / name
+    assert note.reason.endswith(f"the copy at {good} was used")
+    assert summary.complete
+
+
+def test_a_file_that_may_not_be_read_is_not_called_something_to_remove(raw_tree, tmp_path, monkeypatch):
+    out = tmp_path / "store.h5"
+    out.write_bytes(b"x")
+
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Unable to synchronously open file (errno = 13,\nflags = 0)")
+
+    for target in ("feeders.ntu.prepare.h5py.File", "pathlib.Path.stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, locked)
+            with pytest.raises(DataError, match=r"store\.h5: .*cannot be read \(Permission denied\)") as caught:
+                run(raw_tree, out)
+        assert "\n" not in str(caught.value)
+        assert "remove" not in str(caught.value)
 
 
 def test_no_usable_clip_is_an_error_that_names_one(tmp_path):

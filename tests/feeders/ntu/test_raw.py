@@ -87,15 +87,15 @@ BAD = {
     "truncated between frames": (text_of(SMALL[:2]).replace(b"2", b"3", 1), "line 84: the file ends after 2 of 3"),
     "truncated in a body": (b"\n".join(text_of(SMALL).split(b"\n")[:50]), "line 50: the file ends within the 2 bodies"),
     "truncated in a line": (text_of(SMALL)[:-30], r"line 139: \d+ fields, 12 expected"),
-    "one body less than said": (replaced(2, "2"), "line 30: 1 fields, 10 expected.*the 2 bodies that line 2 says"),
+    "one body less than said": (replaced(2, "2"), "line 30: 1 field, 10 expected.*the 2 bodies that line 2 says"),
     "one body more than said": (replaced(30, "1"), "line 58: 10 fields where the number of bodies"),
-    "many bodies": (replaced(2, "999999999999"), "line 30: 1 fields, 10 expected"),
+    "many bodies": (replaced(2, "999999999999"), "line 30: 1 field, 10 expected"),
     "number of bodies": (replaced(2, "x"), "line 2: 'x' is no number of bodies"),
     "short header": (replaced(3, "1 2 3"), "line 3: 3 fields, 10 expected: this should be the header"),
     "bodyID": (changed(3, 0, "7.2E16"), "line 3: '7.2E16' is no bodyID"),
     "24 joints": (replaced(4, "24"), "line 4: '24' joints, expected 25"),
     "24 joints, truly": (replaced(4, "24").replace(*LAST_JOINT), "line 4: '24' joints, exp"),
-    "joint left out": (replaced(10, None), "line 29: 1 fields, 12 expected: this should be joint 25"),
+    "joint left out": (replaced(10, None), "line 29: 1 field, 12 expected: this should be joint 25"),
     "joint of 11 fields": (replaced(10, " ".join(["1.5"] * 11)), "line 10: 11 fields, 12 expected.*joint 6"),
     "joint of 13 fields": (replaced(10, " ".join(["1.5"] * 13)), "line 10: 13 fields, 12 expected"),
     "blank line": (replaced(10, ""), "line 10: 0 fields, 12 expected"),
@@ -105,6 +105,8 @@ BAD = {
     "infinite": (changed(10, 0, "-inf"), "line 10: coordinate x"),
     "beyond float32": (changed(10, 0, "1e39"), "line 10: coordinate x is '1e39'"),
     "same body twice": (changed(58, 0, str(FIRST)), f"line 58: bodyID {FIRST} occurs twice"),
+    "text in a field that is not used": (changed(10, 5, "west"), "line 10: 'west' is no number"),
+    "text in a header": (changed(3, 9, "tracked"), "line 3: 'tracked' is no number"),
     "binary": (bytes(range(256)) * 40, "line 1"),
     "not ASCII": (changed(10, 0, "１.5"), "line 10: coordinate x"),
 }
@@ -116,6 +118,11 @@ def test_bad_files_are_one_line_that_names_the_line(case):
     with pytest.raises(DataError, match=message) as refusal:
         parse_skeleton(text)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("spelled", ["NaN", "-Infinity", "-1.#IND", "1.#QNAN", "1e-05"])
+def test_fields_that_are_not_used_may_hold_no_number_of_ones_own(spelled):
+    check(parse_skeleton(changed(10, 5, spelled)), read_lines(changed(10, 5, "1.5")))
 
 
 def test_ten_thousand_damaged_files():

@@ -97,6 +97,76 @@ def test_archives_that_cannot_be_read_are_named(tmp_path):
     assert "not a whole .zip archive" in bad["c.zip"]
 
 
+def test_a_damaged_archive_that_is_named_does_not_stop_the_good_ones(tmp_path):
+    good = archive(tmp_path / "good.zip", {f"{NAME}.skeleton": b"text"})
+    (tmp_path / "cut.ZIP").write_bytes(good.read_bytes()[:-30])
+    found = find_clips([tmp_path / "cut.ZIP", good], NTU60)
+    assert texts(found) == {NAME: b"text"}
+    ((place, reason),) = found.bad
+    assert place == str(tmp_path / "cut.ZIP")
+    assert "not a whole .zip archive" in reason
+
+
+def test_a_locked_archive_is_not_called_damaged(tmp_path, monkeypatch):
+    put(tmp_path, NAME)
+    archive(tmp_path / "a.zip", {"x.skeleton": b"text"})
+
+    def locked(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(zipfile, "ZipFile", locked)
+    ((_, reason),) = find_clips([tmp_path], NTU60).bad
+    assert reason == "cannot be read (Permission denied)"
+
+
+def test_a_locked_folder_is_named_and_the_rest_is_found(tmp_path, monkeypatch):
+    put(tmp_path / "open", NAME)
+    put(tmp_path / "locked", "S001C001P001R001A002")
+    scandir = os.scandir
+
+    def scan(place: str):
+        if str(place) == str(tmp_path / "locked"):
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    found = find_clips([tmp_path], NTU60)
+    assert list(found.clips) == [NAME]
+    assert found.bad == ((str(tmp_path / "locked"), "cannot be read (Permission denied)"),)
+
+
+def test_a_locked_root_is_refused(tmp_path, monkeypatch):
+    def locked(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    for target in ("os.listdir", "pathlib.Path.is_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, locked)
+            with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)") as caught:
+                find_clips([tmp_path], NTU60)
+        assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_what_is_named_like_a_clip_and_is_no_file_is_named(tmp_path):
+    put(tmp_path, NAME)
+    (tmp_path / "gone.skeleton").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.SKELETON").symlink_to(tmp_path / "loop.SKELETON")
+    os.mkfifo(tmp_path / "pipe.skeleton")
+    put(tmp_path / "folder.skeleton", "S001C001P001R001A002")
+    found = find_clips([tmp_path], NTU60)
+    assert list(found.clips) == [NAME, "S001C001P001R001A002"]
+    reasons = {Path(place).name: reason for place, reason in found.bad}
+    assert list(reasons) == ["folder.skeleton", "gone.skeleton", "loop.SKELETON", "pipe.skeleton"]
+    for name, reason in (("folder", "a folder"), ("gone", "a link to nothing"), ("pipe", "no plain file")):
+        assert reason in reasons[f"{name}.skeleton"]
+
+
+def test_upper_case_endings_are_clips(tmp_path):
+    (tmp_path / f"{NAME}.SKELETON").write_bytes(b"text")
+    archive(tmp_path / "a.zip", {"S001C001P001R001A002.Skeleton": b"other"})
+    assert texts(find_clips([tmp_path], NTU60)) == {NAME: b"text", "S001C001P001R001A002": b"other"}
+
+
 @pytest.mark.parametrize("place", ["header", "content"])
 def test_a_damaged_member_is_told_when_it_is_read(tmp_path, place):
     path = archive(tmp_path / "a.zip", {f"{NAME}.skeleton": os.urandom(200).hex().encode()})
@@ -139,7 +209,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match=r"no \.skeleton file, no \.zip archive"):
         find_clips([tmp_path], NTU60)
     put(tmp_path, "S019C002P045R001A075", "x")
-    with pytest.raises(DataError, match=r"1 files cannot be used.*x\.skeleton.*1 clips belong to another data set"):
+    with pytest.raises(DataError, match=r"1 place cannot be used.*x\.skeleton.*1 clip of another data set"):
         find_clips([tmp_path], NTU60)
     (tmp_path / "text.txt").write_text("text")
     with pytest.raises(DataError, match="neither a folder nor"):

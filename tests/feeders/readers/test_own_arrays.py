@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,26 @@ def test_every_bad_clip_is_named(folder):
     left = opened(folder, on_bad_clip="skip")
     assert left.store.names == ("a", "b", "below/c")
     assert len(left.skipped) == 12
+
+
+def test_too_many_persons_names_outside_and_pickles_are_bad_clips(folder):
+    clips = folder / "clips"
+    np.save(clips / "crowd.npy", np.ones((5, 3, 4, 3)))
+    np.save(clips / "objects.npy", np.array([{}]), allow_pickle=True)
+    (clips / "pickle.npy").write_bytes(pickle.dumps([1]))
+    outside = folder / "outside.npy"
+    np.save(outside, np.ones((5, 4, 3)))
+    names = ["crowd", "objects", "pickle", "../outside", str(outside), "below/../../outside"]
+    (clips / "labels.csv").write_text(TABLE + "\n".join(f"{name},wave,train,1" for name in names))
+    left = opened(folder, on_bad_clip="skip")
+    assert left.store.names == ("a", "b", "below/c")
+    reasons = [clip.reason for clip in left.skipped]
+    assert reasons[0] == "3 persons, the benchmark has at most 2"
+    for reason in reasons[1:3]:
+        assert reason == "is no readable .npy file (it holds other things than plain numbers, or is damaged)"
+    for reason in reasons[3:]:
+        assert "outside of the folder" in reason
+    assert len(reasons) == 6
 
 
 @pytest.mark.parametrize(

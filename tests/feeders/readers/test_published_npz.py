@@ -123,6 +123,34 @@ def test_bad_clips_are_named(write):
     assert "NaN" in bad[2].reason
 
 
+def test_one_hot_labels_may_be_bool(write):
+    content = arrays()
+    expected, _ = read_published_npz(write(content), XSUB)
+    store, bad = read_published_npz(write(content | {"y_train": content["y_train"].astype(bool)}), XSUB)
+    assert bad == []
+    assert store.fingerprint == expected.fingerprint
+
+
+def test_column_order_is_named_with_the_mend(write):
+    content = arrays()
+    content["x_train"] = np.asfortranarray(content["x_train"])
+    with pytest.raises(DataError, match=r"x_train\.npy is stored column after column.*ascontiguousarray") as caught:
+        read_published_npz(write(content), XSUB)
+    assert str(caught.value).startswith(str(write(content)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused_quietly(write):
+    content = arrays()
+    content["x_test"] = content["x_test"].astype(np.float64)
+    content["x_test"][1, 2, :3] = 1e300, -1e300, 3e38
+    content["x_train"][1, 0, :3] = 3e38
+    store, bad = read_published_npz(write(content), XSUB)
+    assert [clip.name for clip in bad] == ["test_1"]
+    assert "NaN or infinite" in bad[0].reason
+    assert len(store) == 4
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

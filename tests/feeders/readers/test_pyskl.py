@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from numpy._core.numeric import _frombuffer
 
 from feeders import DataError, Feeder, get_benchmark, open_store
 from feeders.readers.pyskl import move_to_origin, read_pyskl
@@ -99,6 +100,61 @@ def test_arrays_in_column_order_and_numpy_integers(write):
     expected, _ = read_pyskl(write(content()), XSUB)
     assert bad == []
     assert store.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_transposed_arrays(write, protocol):
+    given = content()
+    for entry in given["annotations"]:
+        by_frame = np.ascontiguousarray(entry["keypoint"].transpose(1, 3, 0, 2))
+        entry["keypoint"] = by_frame.transpose(2, 0, 3, 1)
+    store, bad = read_pyskl(write(given, protocol), XSUB)
+    expected, _ = read_pyskl(write(content()), XSUB)
+    assert bad == []
+    assert store.fingerprint == expected.fingerprint
+
+
+class Forged:
+    """Pickled like an array of numpy 2.4, with axes of one's choice."""
+
+    def __init__(self, order: object, axes: object) -> None:
+        self.order, self.axes = order, axes
+
+    def __reduce__(self) -> tuple:
+        return _frombuffer, (bytes(24), np.dtype("f2"), (1, 2, 2, 3), self.order, self.axes)
+
+
+@pytest.mark.parametrize("axes", [(0, 0, 1, 2), (0, 1, 2), (0, 1, 2, 4), (0, 1, 2, -1), [0, 1, 2, 3], "0123", 3])
+def test_axes_that_are_no_permutation_are_refused(write, axes):
+    with pytest.raises(DataError, match="an array whose order of dimensions is none"):
+        read_pyskl(write({"split": {}, "annotations": [Forged("K", axes)]}), XSUB)
+
+
+@pytest.mark.parametrize(("order", "axes"), [("K", None), ("C", (0, 1, 2, 3)), ("A", None)])
+def test_unknown_memory_orders_are_refused(write, order, axes):
+    with pytest.raises(DataError, match="an array in an unknown memory order"):
+        read_pyskl(write({"split": {}, "annotations": [Forged(order, axes)]}), XSUB)
+
+
+def test_sides_may_be_tuples_and_a_double_is_a_bad_clip(write):
+    given = content()
+    given["split"] = {name: tuple(ids) for name, ids in given["split"].items()}
+    given["annotations"].append(annotation(NAMES[1], 1, 4))
+    store, bad = read_pyskl(write(given), XSUB)
+    assert store.names == tuple(NAMES)
+    assert bad == [(NAMES[1], "annotation 3 has the frame_dir of an earlier one")]
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused_quietly(write):
+    given = content()
+    for number, value in enumerate((1e300, -1e300)):
+        given["annotations"][number]["keypoint"] = np.full((1, 5, 25, 3), value)
+    store, bad = read_pyskl(write(given), XSUB)
+    assert store.names == (NAMES[2],)
+    assert [clip.name for clip in bad] == NAMES[:2]
+    for clip in bad:
+        assert "NaN or infinite" in clip.reason
 
 
 def test_bad_clips_are_named(write):
