@@ -93,6 +93,7 @@ def leave_out(run: Experiment, log: Log, tried: Attempt, batch: ClipBatch, epoch
     if counters.streak >= config.max_skips:
         raise NonFiniteLossError(f"{what}. {counters.streak} steps in a row were left out; {mend}")
     counters.skipped += 1
+    run.scaler.update()  # closes the step for the scaler, which has seen its gradients
     for buffer, before in zip(run.forward.buffers(), tried.buffers, strict=True):
         buffer.copy_(before)
     log.say(f"WARNING: {what}. This step was left out; {mend}")

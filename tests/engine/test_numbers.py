@@ -46,9 +46,11 @@ def records(folder: Path, kind: str) -> list[dict]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def test_a_spoiled_step_can_be_left_out(call, run_folder, monkeypatch):
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_spoiled_step_can_be_left_out(call, run_folder, monkeypatch, amp):
     poison(monkeypatch, [7])
-    done = call("--optim.on_non_finite", "skip", "--optim.ema_decay", "0.9", "--log.every_steps", "1")
+    words = ("--optim.ema_decay", "0.9", "--log.every_steps", "1", "--optim.amp", amp)
+    done = call("--optim.on_non_finite", "skip", *words)
     assert done.code == 0, done.err
     warnings = [line for line in done.out.splitlines() if "left out" in line]
     assert len(warnings) == 2  # one step of each epoch
