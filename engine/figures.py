@@ -59,7 +59,8 @@ def draw_curves(metrics: Path, title: str, path: Path) -> None:
                 [line["epoch"] for line in counted], [line[name] for line in counted], label=name.replace("_", " ")
             )
     left.set(xlabel="epoch", ylabel="training loss", title=title)
-    left.legend()
+    if left.lines:
+        left.legend()
     for name, rows in {"train": train, "test": test}.items():
         counted = [row for row in rows if "top1" in row]
         right.plot([row["epoch"] for row in counted], [row["top1"] for row in counted], marker=".", label=name)
