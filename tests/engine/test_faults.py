@@ -12,29 +12,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from engine.checkpoint import load_checkpoint
 from engine.scores import load_scores
 from tests.engine.child import Accident, start
+from tests.engine.compare import equal
 
 TIMING = ("clips_per_second", "peak_memory_mb")
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Bit equality of nested checkpoint contents."""
-    if isinstance(first, torch.Tensor):
-        return isinstance(second, torch.Tensor) and torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

@@ -20,6 +20,7 @@ from engine.experiment import build
 from engine.scores import load_scores
 from feeders import Feeder, get_benchmark, open_store
 from graph import get_skeleton
+from tests.engine.compare import equal
 from tests.engine.tiny import TinyEncoder
 
 PLAIN = ("--csre.enabled", "false")
@@ -28,17 +29,6 @@ PLAIN = ("--csre.enabled", "false")
 def records(folder: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
-
-
-def equal(first: object, second: object) -> bool:
-    """Bit equality of nested checkpoint contents."""
-    if isinstance(first, torch.Tensor):
-        return isinstance(second, torch.Tensor) and torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return first == second
 
 
 def test_a_run_leaves_everything_in_its_folder(call, run_folder):
