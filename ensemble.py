@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from common.front_door import run_command
+from common.words import did_you_mean
 from engine.fusion_presets import EQUAL, PRESETS
 from engine.fusion_report import Fit, report_named, report_sets
 from engine.scores import ScoresError
-from graph.nearest import did_you_mean
 
 NEED_SCORES = ("epoch", "fit", "fit_on_test_labels", "folds", "seed", "labels", "streams", "benchmark")
 
@@ -29,12 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done; 2 refused, the reason on stderr in one line.
     """
-    try:
-        print(_answer(sys.argv[1:] if argv is None else argv))
-    except ScoresError as error:
-        print(f"ensemble.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("ensemble.py", lambda: print(_answer(sys.argv[1:] if argv is None else argv)))
 
 
 def _answer(argv: Sequence[str]) -> str:

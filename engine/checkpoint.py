@@ -26,8 +26,8 @@ from typing import IO, Any
 
 import torch
 
+from common.files import write_atomically
 from engine.errors import ForeignFileError, RunError
-from engine.files import write_atomically
 
 FORMAT, VERSION = "csre-run", 2
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
@@ -38,7 +38,7 @@ KEPT_WITHIN_EPOCH = 2
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint atomically. Raises RunError when the disk refuses."""
+    """Write a checkpoint atomically. Raises UserError when the disk refuses."""
     content = {"format": FORMAT, "version": VERSION, **content}
 
     def write(file: IO[bytes]) -> None:
@@ -48,8 +48,6 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     try:
         write_atomically(path, write)
-    except RunError:
-        raise
     except RuntimeError:  # how torch's writer puts that the disk refused
         raise RunError(f"{path}: cannot be written; free some space or choose another place") from None
 

@@ -17,12 +17,12 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from common.words import did_you_mean
 from engine.config_files import Setting, read_settings
 from engine.errors import ConfigError
 from engine.schema import EXECUTION_KEYS, Leaf, RunConfig, flatten, instantiate, leaves
 from feeders.benchmarks import get_benchmark
 from feeders.errors import DataError
-from graph.nearest import did_you_mean
 from model import list_encoders
 
 COMMAND_LINE = "command line"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from common.yaml_files import YamlError, read_yaml
 from engine.errors import ConfigError
-from graph.nearest import did_you_mean
 
 
 class Setting(NamedTuple):
@@ -19,25 +16,6 @@ class Setting(NamedTuple):
 
     value: Any
     origin: str
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-3` is a number, and a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.flatten_mapping(node)
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def read_settings(path: Path) -> Iterator[dict[str, Setting]]:
@@ -75,19 +53,9 @@ def _read(path: Path, heirs: tuple[Path, ...]) -> Iterator[dict[str, Setting]]:
 def _parse(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
     wanted = f"{heirs[-1]}: inherits: " if heirs else "--config: "
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
-        raise ConfigError(f"{wanted}there is no file {path}{did_you_mean(path.name, siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{wanted}{path} cannot be read ({error}); give a YAML file") from None
-    try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not readable as YAML"
-        raise ConfigError(f"{path}{where}: not valid YAML ({problem}); mend this line") from None
+        tree = read_yaml(path)
+    except YamlError as error:
+        raise ConfigError(f"{wanted}{error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 
-
-class ConfigError(ValueError):
-    """A configuration file or command line that cannot be used; the message names place, key, reason and mend."""
+from common.errors import UserError
 
 
-class RunError(RuntimeError):
+class ConfigError(UserError):
+    """A configuration file or command line that cannot be used; the message names place, key, reason and fix."""
+
+
+class RunError(UserError):
     """A run folder or checkpoint that cannot be used as asked."""
 
 
@@ -17,15 +19,20 @@ class ForeignFileError(RunError):
     """A file that is not a checkpoint of this project; it may be one that an encoder's authors published."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError):
     """NaN or infinite numbers; raised before they reach the weights or a file, naming epoch, step and clips."""
 
+    exit_code = 3
 
-class OtherRankError(RuntimeError):
+
+class OtherRankError(UserError):
     """Another rank of the run met an error and says so; this one only stops."""
 
+    exit_code = 4
+    silent = True
 
-class StoppedError(RuntimeError):
+
+class StoppedError(UserError):
     """The run was asked to stop by a signal and has saved what it did."""
 
     def __init__(self, number: int, where: str) -> None:

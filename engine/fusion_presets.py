@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.words import did_you_mean
 from engine.scores import ScoresError
-from graph.nearest import did_you_mean
 
 _J, _B, _JM, _BM = "joint", "bone", "joint_motion", "bone_motion"
 

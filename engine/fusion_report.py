@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from common.words import did_you_mean
 from engine.fusion import Counts, Matched, count_correct, fuse, match
 from engine.fusion_fit import fit_held_out, fit_on_test_labels
 from engine.fusion_presets import EQUAL, check_preset, preset_weights
 from engine.scores import Scores, ScoresError, load_labels, load_scores
 from engine.stream_sets import StreamSet, find_sets
 from feeders.choices import STREAMS
-from graph.nearest import did_you_mean
 
 SHORT = {"joint": "J", "bone": "B", "joint_motion": "JM", "bone_motion": "BM"}
 FUSIONS = {"2S": STREAMS[:2], "4S": STREAMS}

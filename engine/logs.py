@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from common.files import write_atomically
 from engine.board import Board
 from engine.errors import RunError
-from engine.files import write_atomically
 from engine.records import read_records
 
 

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from common.files import write_atomically
 from engine.config import ASIDE, Resolved
 from engine.errors import RunError
-from engine.files import write_atomically
 
 
 @dataclass(frozen=True)

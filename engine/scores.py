@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import write_atomically
+from common.errors import UserError
+from common.files import write_atomically
 from engine.published_scores import read_pickled_scores
 from feeders.pickled_arrays import PickleRefusedError
 
@@ -42,7 +43,7 @@ _ORIGIN_KINDS = {
 }
 
 
-class ScoresError(ValueError):
+class ScoresError(UserError):
     """Score files that cannot be used as asked; the message is one line naming file, reason and mend."""
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from csre import gathered_state_dict
 from engine.checkpoint import checkpoints_of, load_checkpoint, name_also, prune, save_checkpoint
 from engine.config import differing_keys
@@ -49,7 +50,7 @@ def save(run: Experiment, log: Log, best: bool = False) -> bool:
         path = run.folder.checkpoint(counters.trained + (counters.step > 0), counters.step)
         try:
             save_checkpoint(path, content)
-        except RunError as error:
+        except UserError as error:
             written = False
             log.say(f"WARNING: {error}. The run goes on; its newest checkpoint is an older one")
         for name in ([run.folder.best] if best else []) + [run.folder.last] if written else []:

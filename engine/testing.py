@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.errors import UserError
 from engine.checkpoint import load_checkpoint
 from engine.config import differing_keys
 from engine.errors import ForeignFileError, RunError
@@ -42,7 +43,7 @@ def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> bool:
     for selection in ("best", "last") if improved else ("last",):
         try:
             _write_scores(run, run.folder, logits, epoch, selection, settings)
-        except RunError as error:
+        except UserError as error:
             log.say(f"WARNING: {error}. The run goes on; the {selection} scores are of an older epoch")
     values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
     log.record("test", epoch, {"epoch": epoch, **values})

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from graph.nearest import did_you_mean
+from common.errors import UserError
+from common.words import did_you_mean
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used: the message names the thing, the reason and the mend."""
 
 

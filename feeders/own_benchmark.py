@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from common.words import did_you_mean
+from common.yaml_files import YamlError, read_yaml
 from feeders.benchmarks import Benchmark, SplitRule
 from feeders.errors import DataError
 from feeders.sides import SIDE_COLUMN, SIDES
 from graph import SkeletonError, get_skeleton
-from graph.nearest import did_you_mean
 
 REQUIRED = ("skeleton", "classes", "path")
 DEFAULTS: dict[str, Any] = {"persons": 1, "window": 64, "transforms": "ntu", "repeat": 1, "split": None}
@@ -43,6 +42,8 @@ def read_own_benchmark(path: Path) -> OwnBenchmark:
     """The benchmark that a YAML file describes. Raises `DataError`, with the file and the key, for what is wrong."""
     try:
         return _build(path, _load(path))
+    except YamlError as error:
+        raise DataError(str(error)) from None
     except (DataError, SkeletonError) as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -108,16 +109,9 @@ def _split(value: Any) -> SplitRule:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            "there is no such file; data.benchmark names a benchmark or the YAML file of your own"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"is not YAML ({' '.join(str(error).split())})") from None
+    if not path.is_file():
+        raise DataError("there is no such file; data.benchmark names a benchmark or the YAML file of your own")
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"is no mapping; it needs the keys {', '.join(REQUIRED)}")
     return content

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from common.words import did_you_mean
 from graph.hops import hop_distances
-from graph.nearest import did_you_mean
 from graph.reader import built_in_name
 from graph.skeleton import Skeleton, SkeletonError
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from graph.nearest import did_you_mean
+from common.words import did_you_mean
 from graph.reader import built_in_name
 from graph.skeleton import Skeleton, SkeletonError
 

@@ -19,9 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
-from graph.nearest import did_you_mean
+from common.words import did_you_mean
+from common.yaml_files import YamlError, read_yaml
 from graph.skeleton import Skeleton, SkeletonError, check_joint_names
 
 _OWN_FOLDER = Path(__file__).resolve().parent / "skeletons"
@@ -62,7 +61,9 @@ def _read_own(name: str) -> Skeleton:
 
 def _read(path: Path) -> Skeleton:
     try:
-        return _parse(_load_yaml(path))
+        return _parse(read_yaml(path))
+    except YamlError as error:
+        raise SkeletonError(str(error)) from None
     except SkeletonError as error:
         raise SkeletonError(f"{path}: {error}") from None
 
@@ -140,28 +141,6 @@ def _parents_from_edges(joints: _Joints, root: int, edges: Sequence[tuple[int, i
             "disconnected; add the missing bones"
         )
     return tuple(parents[joint] for joint in range(len(joints.names)))
-
-
-def _load_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except FileNotFoundError:
-        raise SkeletonError("there is no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SkeletonError(f"cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise SkeletonError(f"is not YAML ({' '.join(str(error).split())})") from None
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is written twice; YAML readers otherwise keep the last one in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise SkeletonError(f"{key!r} is there more than once (line {node.start_mark.line + 1}); keep one")
-        return super().construct_mapping(node, deep)
 
 
 def _check_keys(content: Any) -> Mapping[str, Any]:

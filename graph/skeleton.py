@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from common.errors import UserError
 
-class SkeletonError(ValueError):
+
+class SkeletonError(UserError):
     """A skeleton that does not exist or is not a tree of joints; the message names what, why and the mend."""
 
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from common.words import did_you_mean
 from graph import Skeleton
-from graph.nearest import did_you_mean
 from model.errors import EncoderError
 from model.published import Source
 

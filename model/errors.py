@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from common.errors import UserError
 
-class EncoderError(ValueError):
+
+class EncoderError(UserError):
     """An encoder that cannot be built, or an input that it cannot read."""
 
 
@@ -11,5 +13,5 @@ class UnknownEncoderError(EncoderError):
     """A name that the registry does not hold."""
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that cannot be read or do not belong to the encoder."""

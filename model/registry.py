@@ -6,8 +6,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from common.words import did_you_mean
 from graph import Skeleton
-from graph.nearest import did_you_mean
 from model.errors import EncoderError, UnknownEncoderError
 
 if TYPE_CHECKING:

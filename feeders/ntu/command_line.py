@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from common.words import did_you_mean
 from feeders.errors import DataError, why
-from graph.nearest import did_you_mean
 
 REFUSED, INTERRUPTED = 2, 130
 SECONDS_BETWEEN_LINES = 30

@@ -22,12 +22,12 @@ from tokenize import TokenError
 
 import numpy as np
 
+from common.words import did_you_mean
 from feeders.benchmarks import Benchmark
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError, why
 from feeders.readers.collector import ClipCollector, Reading
 from feeders.sides import SIDE_COLUMN, SIDES
-from graph.nearest import did_you_mean
 
 REQUIRED = ("name", "label")
 

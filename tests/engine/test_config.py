@@ -111,7 +111,7 @@ def test_command_line_reaches_every_kind_of_value():
         ("csre: {bank: {capacity: 1}}", ["csre.bank.capacity", "at least 2"]),
         ("csre: {denominator: split, repeated_negatives: once}", ["csre.repeated_negatives", "split"]),
         ("data: {path: nowhere}", ["data.path", "nowhere"]),
-        ("optim: {lr: 1, lr: 2}", ["line 1", "'lr' stands twice"]),
+        ("optim: {lr: 1, lr: 2}", ["line 1", "'lr' is there more than once"]),
         ("optim: [1", ["line", "not valid YAML"]),
         ("- 1", ["key: value"]),
         ("inherits: nowhere.yaml", ["inherits", "no file", "nowhere.yaml"]),

@@ -63,7 +63,7 @@ def test_a_file_is_read_anew(read):
         ("centre: wrist", "centre: rist", r"centre: there is no joint 'rist' \(did you mean 'wrist'"),
         ("centre: wrist", "center: wrist", r"center: unknown key \(did you mean 'centre'"),
         ("root: palm", "root: 1", r"root: a value of type int \(1\) where a name"),
-        ("root: palm", "root: palm\nroot: wrist", "'root' is there more than once"),
+        ("root: palm", "root: palm\nroot: wrist", ".*'root' is there more than once"),
         ("name: hand", "name: [hand]", "name: a list .* where a name"),
         ("[wrist, palm,", "[wrist, wrist, palm,", "joints: 'wrist' is there more than once"),
         ("[wrist, palm,", "[no, palm,", r"joints: a truth value \(False\) where a name .*quotes"),
@@ -71,7 +71,7 @@ def test_a_file_is_read_anew(read):
         ("wrist: palm,", "", "parents: 'wrist' is without a parent"),
         ("wrist: palm,", "wrist: pam,", r"parents.wrist: there is no joint 'pam' \(did you mean 'palm'"),
         ("wrist: palm,", "wrist: [palm],", r"parents.wrist: a list .* where a name"),
-        ("wrist: palm,", "wrist: palm, wrist: thumb,", "'wrist' is there more than once"),
+        ("wrist: palm,", "wrist: palm, wrist: thumb,", ".*'wrist' is there more than once"),
         ("wrist: palm,", "wrist: palm, palm: thumb,", "parents: the root 'palm' has no parent"),
         ("thumb: palm,", "thumb: index finger,", "parents: thumb -> index finger -> thumb is a cycle"),
         (PARENTS, "parents: [palm, palm]", "parents: a list .* where a mapping"),
@@ -86,22 +86,22 @@ def test_a_file_is_read_anew(read):
         ("{fingers: [thumb, index finger]}", "{fingers: thumb}", "parts.fingers: text .* where a list"),
         (HAND, "- wrist\n- palm\n", "holds a list; a skeleton is a mapping"),
         (HAND, "", "holds nothing; a skeleton is a mapping"),
-        (HAND, "name: [hand", "is not YAML"),
+        (HAND, "name: [hand", "not valid YAML"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(read, old, new, message):
     assert HAND.count(old) == 1
-    with pytest.raises(SkeletonError, match=rf"hand\.yaml: {message}") as error:
+    with pytest.raises(SkeletonError, match=rf"hand\.yaml(, line \d+)?: {message}") as error:
         read(HAND.replace(old, new))
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(SkeletonError, match=r"paw\.yaml: there is no such file"):
+    with pytest.raises(SkeletonError, match=r"there is no file .*paw\.yaml"):
         get_skeleton(tmp_path / "paw.yaml")
 
 
 def test_a_file_that_is_no_text(tmp_path):
     (tmp_path / "hand.yaml").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(SkeletonError, match=r"hand\.yaml: (cannot be read|is not YAML)"):
+    with pytest.raises(SkeletonError, match=r"hand\.yaml cannot be read"):
         get_skeleton(tmp_path / "hand.yaml")

@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from engine.errors import RunError
+from common.errors import UserError, reason_of
+
+
+class WriteError(UserError):
+    """The disk refuses a file; an older file of that name is still there."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file under a temporary name, flush it to the disk, then give it its name.
 
     Raises:
-        RunError: the disk refuses; the temporary file is removed and an older file of that name stays as it was.
+        WriteError: the disk refuses; the temporary file is removed and an older file of that name stays as it was.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -27,5 +31,6 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        reason = error.strerror or error
-        raise RunError(f"{path}: cannot be written ({reason}); free some space or choose another place") from None
+        raise WriteError(
+            f"{path}: cannot be written ({reason_of(error)}); free some space or choose another place"
+        ) from None

@@ -1,0 +1,42 @@
+"""How every command ends: 0, or one line on stderr and an exit code; never a traceback for what a user can fix."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from common.errors import UserError, reason_of
+
+
+def run_command(program: str, command: Callable[[], object], interrupted: str = "interrupted") -> int:
+    """Run a command and return the exit code of the process.
+
+    Args:
+        program: how the user called it, the head of the line that reports an error.
+        command: the work; it raises UserError for what the user can fix.
+        interrupted: what to say when Ctrl-C ends it.
+
+    Returns:
+        0 done; 2 refused, by the command or by the system (no permission, disk full); the code of another UserError;
+        130 Ctrl-C.
+    """
+    try:
+        command()
+    except UserError as error:
+        return _report(program, "" if error.silent else str(error), error.exit_code)
+    except OSError as error:
+        return _report(program, f"{error.filename or 'the system'}: {reason_of(error)}", 2)
+    except KeyboardInterrupt:
+        return _report(program, interrupted, 130)
+    return 0
+
+
+def _report(program: str, message: str, code: int) -> int:
+    """Print the message, which of several processes only the first one does; the others give it time to."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(1)  # torchrun ends all processes as soon as one of them fails
+    elif message:
+        print(f"{program}: {message}", file=sys.stderr)
+    return code

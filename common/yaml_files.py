@@ -1,0 +1,98 @@
+"""The one YAML reader: `1e-3` is a number, dates are text, a key that stands twice is an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import UserError, reason_of
+from common.words import did_you_mean
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+MAX_VALUES = 20_000
+"""More than any file here needs; a file of nested aliases grows to more than any memory holds."""
+
+
+class YamlError(UserError):
+    """A YAML file that cannot be used; the message names the file, the line where it is known, and the fix."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the rules of this module's first line."""
+
+    # Without the resolver of dates and times, they stay text: `name: 2024-01-13` is a name.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key_node.start_mark)
+            if key in seen:
+                problem = f"key {key!r} is there more than once; keep one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file: mappings, lists, text, numbers, truth values; None for an empty file.
+
+    Raises:
+        YamlError: no such file (with the nearest one beside it), not readable, not YAML, too large or too deep.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise YamlError(f"{path}: larger than {MAX_BYTES:,} bytes; this is not a file of settings")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
+        raise YamlError(f"there is no file {path}{did_you_mean(path.name, siblings)}") from None
+    except OSError as error:
+        raise YamlError(f"{path} cannot be read ({reason_of(error)}); give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise YamlError(f"{path} cannot be read ({error}); give a YAML file in UTF-8") from None
+    try:
+        content = yaml.load(text, _Loader)
+        _check_size(content)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not readable as YAML"
+        raise YamlError(f"{path}{where}: not valid YAML ({problem}); fix this line") from None
+    except (RecursionError, ValueError) as error:
+        raise YamlError(f"{path}: not usable ({error}); write a plain mapping of keys and values") from None
+    return content
+
+
+def _check_size(content: Any) -> None:
+    """Raise ValueError for a content that nests too deeply or, its aliases written out, holds too many values."""
+    values, level = 0, [content]
+    for depth in range(MAX_DEPTH + 1):
+        if not level:
+            return
+        values += len(level)
+        inner: list[Any] = []
+        for item in level:
+            inner += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+            if values + len(inner) > MAX_VALUES:
+                raise ValueError(f"more than {MAX_VALUES:,} values")
+        level = inner
+        if depth == MAX_DEPTH and level:
+            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")

@@ -1,0 +1,43 @@
+"""How commands end."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.errors import UserError
+from common.front_door import run_command
+
+
+class _Three(UserError):
+    exit_code = 3
+
+
+class _Silent(UserError):
+    silent = True
+    exit_code = 4
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("no such clip"), 2, "tool.py: no such clip\n"),
+        (_Three("NaN"), 3, "tool.py: NaN\n"),
+        (_Silent("said elsewhere"), 4, ""),
+        (PermissionError(13, "x", "/locked"), 2, "tool.py: /locked: Permission denied\n"),
+        (OSError(36, "x", "/long"), 2, "tool.py: /long: File name too long\n"),
+        (KeyboardInterrupt(), 130, "tool.py: interrupted\n"),
+    ],
+    ids=["user", "code", "silent", "permission", "long", "ctrl-c"],
+)
+def test_ending(capsys, error, code, line):
+    assert run_command("tool.py", lambda: _raise(error)) == code
+    assert capsys.readouterr().err == line
+
+
+def test_bugs_are_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        run_command("tool.py", lambda: 1 / 0)
