@@ -12,19 +12,11 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from common.options import option
 from feeders.benchmarks import BENCHMARKS
+from heads.csre_options import CSREOptions
 
 Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
-
-
-def option(
-    default: Any, help: str, *, at_least: float | None = None, above: float | None = None, below: float | None = None
-) -> Any:
-    """A field with its default, the line that `--help` prints for it, and its range (of each item, for a list)."""
-    metadata = {"help": help, "at_least": at_least, "above": above, "below": below}
-    if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -58,56 +50,11 @@ class ModelConfig:
 
 
 @dataclass
-class PositivesConfig:
-    """How many positives each clip is contrasted with (paper, Table 6)."""
+class HeadConfig:
+    """A training head of your own, beside the encoder; see docs/your_own_head.md."""
 
-    hard: int = option(128, "positives with the lowest cosine similarity", at_least=0)
-    random: int = option(0, "positives drawn uniformly", at_least=0)
-
-
-@dataclass
-class NegativesConfig:
-    """How many negatives each clip is contrasted with (paper, Table 6)."""
-
-    hard: int = option(512, "negatives with the highest cosine similarity", at_least=0)
-    random: int = option(512, "negatives drawn uniformly", at_least=0)
-
-
-@dataclass
-class BankConfig:
-    """The memory banks."""
-
-    dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "number format of the stored rows")
-    capacity: int | None = option(None, "rows kept per class, oldest replaced first; null: one per clip", at_least=2)
-    sharded: bool = option(False, "with several processes: each keeps a part of the rows instead of all of them")
-
-
-@dataclass
-class CSREConfig:
-    """The contrastive enhancement; without it the encoder trains with cross entropy alone."""
-
-    enabled: bool = option(False, "train with CSRE")
-    temperature: float = option(0.8, "temperature of the contrastive loss; the paper tries 0.5, 0.8 and 1.0", above=0)
-    branches: list[Literal["spatial", "temporal", "global"]] = option(
-        ["spatial", "temporal"], "features that are contrasted (paper, Table 5)"
-    )
-    dim: int = option(256, "length D of the contrasted vectors", at_least=1)
-    reduction: int = option(8, "divisor r of the channels in the projection heads", at_least=1)
-    weight: float = option(1.0, "weight of each branch's loss beside the cross entropy", at_least=0)
-    denominator: Literal["joint", "split"] = option(
-        "joint", "one denominator over all negatives (paper), or one each for hard and random ones (released code)"
-    )
-    positive_reduction: Literal["mean", "sum"] = option(
-        "mean", "over positives; the paper prints a sum, which starts near 887 per clip and drowns the cross entropy"
-    )
-    repeated_negatives: Literal["twice", "once"] = option("twice", "how a negative counts that both rules select")
-    own_row: Literal["exclude", "include"] = option("exclude", "whether a clip's own row may be one of its positives")
-    too_few: Literal["use", "skip"] = option(
-        "use", "a clip with fewer positives or negatives than asked for: use those there are, or skip the clip"
-    )
-    positives: PositivesConfig = field(default_factory=PositivesConfig)
-    negatives: NegativesConfig = field(default_factory=NegativesConfig)
-    bank: BankConfig = field(default_factory=BankConfig)
+    name: str | None = option(None, "its class, as package.module:Class; null: none")
+    options: dict[str, Any] = option({}, "what its constructor takes beside encoder and labels")
 
 
 @dataclass
@@ -181,7 +128,8 @@ class RunConfig:
     deterministic: bool = option(False, "bit-equal repetition on a GPU too (the CPU always is), at some speed")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    csre: CSREConfig = field(default_factory=CSREConfig)
+    csre: CSREOptions = field(default_factory=CSREOptions)
+    head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

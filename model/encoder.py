@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -20,6 +20,22 @@ from model.errors import EncoderError
 from model.published import Source
 
 COORDINATES = 3
+
+
+class Observed(NamedTuple):
+    """What an encoder shows of a batch of clips, all with gradient; `stages` and `relations` only where asked for.
+
+    features: (N, M, C', T', V'), the last map.
+    stages: maps within the encoder by the name of their depth, shallow to deep: (N, M, C, T, V) each, after the
+        activation that ends their block. The four of a graph encoder are "low" (first block), "mid" and "high" (the
+        blocks that halve the frames) and "fin" (the last block).
+    relations: (N, S, V, V), how the joints of each clip relate to each other in the last block, in S subsets, the
+        mean over the persons, absent ones included; before anything that all clips share is added.
+    """
+
+    features: Tensor
+    stages: Mapping[str, Tensor]
+    relations: Tensor | None
 
 
 class Encoder(nn.Module, ABC):
@@ -61,6 +77,22 @@ class Encoder(nn.Module, ABC):
     def classify(self, features: Tensor) -> Tensor:
         """Logits (N, K) of feature maps (N, M, C', T', V')."""
 
+    @property
+    def stage_shapes(self) -> Mapping[str, tuple[int, int, int]]:
+        """(C, T, V) of every map of `Observed.stages`, by name, shallow to deep; empty: the encoder shows none."""
+        return {}
+
+    @property
+    def relation_shape(self) -> tuple[int, int, int] | None:
+        """(S, V, V) of `Observed.relations`; None: the encoder shows none."""
+        return None
+
+    @property
+    def shows(self) -> frozenset[str]:
+        """What `observe` can be asked for: "features", and "stages" and "relations" where the encoder has them."""
+        extra = {"stages": bool(self.stage_shapes), "relations": self.relation_shape is not None}
+        return frozenset({"features"} | {name for name, shown in extra.items() if shown})
+
     def own_losses(self, labels: Tensor) -> dict[str, Tensor]:
         """The encoder's own losses, to be added to the cross entropy; most encoders have none.
 
@@ -95,16 +127,39 @@ class Encoder(nn.Module, ABC):
 
         Raises EncoderError when a shape is not the one that the encoder was built for.
         """
-        self._check_clips("x", x)
-        if joints is None:
-            joints = x
-        else:
-            self._check_clips("joints", joints)
-        return self.extract(x, joints)
+        return self.extract(*self._checked(x, joints))
+
+    def observe(self, x: Tensor, joints: Tensor | None = None, reads: Collection[str] = ("features",)) -> Observed:
+        """What a training head reads, from one pass; x and joints as in `features`.
+
+        Args:
+            reads: some of `shows`. The features always come, for `classify`; the others only where asked for.
+
+        Raises EncoderError for something that the encoder does not show, or a wrong shape.
+        """
+        for name in sorted(set(reads) - self.shows):
+            raise EncoderError(
+                f"{type(self).__name__} shows no {name}, only {', '.join(sorted(self.shows))}; use another encoder, or "
+                "a head that reads these"
+            )
+        x, joints = self._checked(x, joints)
+        return self.extract_observed(x, joints, frozenset(reads))
+
+    def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
+        """As `observe`, of checked clips; an encoder that shows more than its features overrides it."""
+        return Observed(self.extract(x, joints), {}, None)
 
     def forward(self, x: Tensor, joints: Tensor | None = None) -> Tensor:
         """Logits (N, K), float; arguments as in `features`."""
         return self.classify(self.features(x, joints))
+
+    def _checked(self, x: Tensor, joints: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The clips of both arguments, checked; x in the place of absent joints."""
+        self._check_clips("x", x)
+        if joints is None:
+            return x, x
+        self._check_clips("joints", joints)
+        return x, joints
 
     def _check_clips(self, name: str, clips: Tensor) -> None:
         expected = (COORDINATES, self.window, self.skeleton.num_joints, self.num_persons)

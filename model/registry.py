@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from common.classes import import_class
 from common.words import did_you_mean
 from graph import Skeleton
 from model.errors import EncoderError, UnknownEncoderError
@@ -81,26 +81,12 @@ def _find_class(name: str) -> type[Encoder]:
                 f"encoder {name!r} is unknown{did_you_mean(name, list_encoders())}; known are "
                 f"{', '.join(list_encoders())}, or give package.module:Class"
             )
-        target = _import_class(target)
+        target = import_class(target, "encoder", EncoderError)
     from model.encoder import Encoder  # imports torch, so not before an encoder is wanted
 
     if not (isinstance(target, type) and issubclass(target, Encoder)):
         raise EncoderError(f"encoder {name!r}: {target!r} is no subclass of model.Encoder; derive the class from it")
     return target
-
-
-def _import_class(target: str) -> Any:
-    module_name, _, class_name = target.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise EncoderError(f"encoder {target!r}: module {module_name!r} cannot be imported ({error})") from error
-    except ValueError:
-        raise EncoderError(f"encoder {target!r}: {module_name!r} is no module; write package.module:Class") from None
-    if not hasattr(module, class_name):
-        hint = did_you_mean(class_name, dir(module))
-        raise EncoderError(f"encoder {target!r}: module {module_name!r} has no class {class_name!r}{hint}")
-    return getattr(module, class_name)
 
 
 def _check_options(name: str, encoder_class: type[Encoder], options: dict[str, Any]) -> None:

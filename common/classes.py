@@ -1,0 +1,31 @@
+"""Classes that users name as `package.module:Class`. Free of torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from common.errors import UserError
+from common.words import did_you_mean
+
+
+def import_class(target: str, what: str, error: type[UserError]) -> Any:
+    """What `package.module:Class` names.
+
+    Args:
+        what: the thing that is named, the head of the message, such as `encoder`.
+        error: the class of the error.
+
+    Raises UserError (of the class `error`) when the module cannot be imported or has no such class.
+    """
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as cause:
+        raise error(f"{what} {target!r}: module {module_name!r} cannot be imported ({cause})") from cause
+    except ValueError:
+        raise error(f"{what} {target!r}: {module_name!r} is no module; write package.module:Class") from None
+    if not hasattr(module, class_name):
+        hint = did_you_mean(class_name, dir(module))
+        raise error(f"{what} {target!r}: module {module_name!r} has no class {class_name!r}{hint}")
+    return getattr(module, class_name)
