@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from common.files import write_atomically
+from common.pickles import PickleRefusedError
 from engine.published_scores import read_pickled_scores
-from feeders.pickled_arrays import PickleRefusedError
 
 SELECTIONS = ("last", "best", "test")
 

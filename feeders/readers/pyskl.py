@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from common.pickles import Array, PickleRefusedError, load_arrays
 from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError, why
 from feeders.ntu.names import DATASETS, parse_name
-from feeders.pickle_machine import PickleMachine
-from feeders.pickled_arrays import Array, PickleRefusedError
 from feeders.readers.collector import ClipCollector, Reading
 from feeders.sides import NEITHER, SIDE_COLUMN, SIDES
 from graph import get_skeleton
@@ -28,10 +27,6 @@ from graph import get_skeleton
 SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
 ONLY_IN = {"xview": "ntu60", "xset": "ntu120"}
 """Protocols that tell the two data sets apart."""
-
-
-class _AnnotationMachine(PickleMachine):
-    kind = "an annotation file"
 
 
 def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
@@ -103,7 +98,7 @@ def fitting_benchmark(path: Path) -> Benchmark | None:
 def _load(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            content = _AnnotationMachine(file, path.stat().st_size).run()
+            content = load_arrays(file, path.stat().st_size)
     except PickleRefusedError as error:
         raise DataError(f"{path}: no annotation file: {error}") from None
     except (OSError, MemoryError) as error:
@@ -119,7 +114,7 @@ def _sides(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
     """Column -> clip ID -> side."""
     sides: dict[str, dict[str, int]] = {}
     for name, ids in split.items():
-        protocol, _, word = name.rpartition("_")
+        protocol, _, word = str(name).rpartition("_")
         if word not in SIDE_WORDS or type(ids) not in (list, tuple) or not all(type(clip) is str for clip in ids):
             raise DataError(f"{path}: split {name!r} is no list of clip IDs called <protocol>_train or _val")
         column = f"{SIDE_COLUMN}_{protocol}" if protocol else SIDE_COLUMN

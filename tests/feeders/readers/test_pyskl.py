@@ -126,7 +126,7 @@ class Forged:
 
 @pytest.mark.parametrize("axes", [(0, 0, 1, 2), (0, 1, 2), (0, 1, 2, 4), (0, 1, 2, -1), [0, 1, 2, 3], "0123", 3])
 def test_axes_that_are_no_permutation_are_refused(write, axes):
-    with pytest.raises(DataError, match="an array whose order of dimensions is none"):
+    with pytest.raises(DataError, match="an array whose axes are not a permutation"):
         read_pyskl(write({"split": {}, "annotations": [Forged("K", axes)]}), XSUB)
 
 
@@ -187,7 +187,7 @@ def test_what_does_not_belong_is_refused_and_never_run(write, capsys):
         "it lacks the dict 'split'": [1, 2],
         "it lacks the list 'annotations'": {"split": {}},
         "truncated or damaged": pickle.dumps(content(), 4)[:-200],
-        "a key that is no text": {"split": {1: []}, "annotations": []},
+        "split 1 is no list": {"split": {1: []}, "annotations": []},
         "split 'all' is no list": {"split": {"all": NAMES}, "annotations": []},
         "no plain number|type other than": {"split": {}, "annotations": [np.array([{}], dtype=object)]},
         "no annotation file": b"",
