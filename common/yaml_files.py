@@ -1,4 +1,4 @@
-"""The one YAML reader: `1e-3` is a number, dates are text, a key that stands twice is an error."""
+"""The one YAML reader: `1e-3` is a number, dates and yes/no/on/off are text, a repeated key is an error."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ class YamlError(UserError):
     """A YAML file that cannot be used; the message names the file, the line where it is known, and the fix."""
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the rules of this module's first line."""
 
-    # Without the resolver of dates and times, they stay text: `name: 2024-01-13` is a name.
+    # Without these resolvers, dates and times stay text (`name: 2024-01-13` is a name), and so do yes, no, on and off
+    # (`amp: off` is a choice); true and false come back below.
     yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (f"{_TAG}timestamp", f"{_TAG}bool")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -45,10 +49,11 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_TAG}float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver(f"{_TAG}bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -68,6 +73,19 @@ def read_yaml(path: Path) -> Any:
         raise YamlError(f"{path} cannot be read ({reason_of(error)}); give a YAML file") from None
     except UnicodeDecodeError as error:
         raise YamlError(f"{path} cannot be read ({error}); give a YAML file in UTF-8") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """The content of a YAML text.
+
+    Args:
+        text: the YAML.
+        place: where it comes from, for the messages.
+
+    Raises:
+        YamlError: not YAML, too large or too deep.
+    """
     try:
         content = yaml.load(text, _Loader)
         _check_size(content)
@@ -75,9 +93,9 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not readable as YAML"
-        raise YamlError(f"{path}{where}: not valid YAML ({problem}); fix this line") from None
+        raise YamlError(f"{place}{where}: not valid YAML ({problem}); fix this line") from None
     except (RecursionError, ValueError) as error:
-        raise YamlError(f"{path}: not usable ({error}); write a plain mapping of keys and values") from None
+        raise YamlError(f"{place}: not usable ({error}); write a plain mapping of keys and values") from None
     return content
 
 

@@ -1,37 +1,49 @@
-"""From a configuration file and a command line to the settings of a run, each with its origin.
+"""From configuration files and a command line to the settings of a run, each with its origin.
 
-Order: defaults < inherited files < the file < the command line. Every mistake is one `ConfigError`, raised before torch
-is imported.
+Order: defaults < inherited files < the files of `--config`, first to last < (with `--phase test`) the settings of the
+training < the command line. Every mistake is one `ConfigError` that names place, key, reason and remedy, raised before
+torch is imported.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from common.words import did_you_mean
-from engine.config_files import Setting, read_settings
+from common.yaml_files import YamlError, parse_yaml, read_yaml
 from engine.errors import ConfigError
-from engine.schema import EXECUTION_KEYS, Leaf, RunConfig, flatten, instantiate, leaves
-from feeders.benchmarks import get_benchmark
+from engine.schema import EXECUTION_KEYS, RunConfig, flatten, instantiate, leaves
+from engine.settings_pages import help_text
+from feeders.benchmarks import benchmark_name, get_benchmark
 from feeders.errors import DataError
 from model import list_encoders
 
 COMMAND_LINE = "command line"
-PRINT_CONFIG = "--print_config"
-FLAGS = {"--allow-mismatch": ("--allow_mismatch", "true")}
-"""Words of the command line that stand for a setting with its value."""
 ASIDE = ".old-"
 """What stands in the name of a run folder that was set aside."""
+CONFIG_FILE = "config.yaml"
+"""The file of a run folder that holds all its settings."""
+OF_A_COMMAND = frozenset({"name", "phase", "weights", "resume", "allow_mismatch", "work_dir"})
+"""Settings that belong to a command, not to a training that a later test repeats."""
 LEAVES = leaves()
+
+
+class Setting(NamedTuple):
+    """A value and the place it was set in: a file, the command line, or `default`."""
+
+    value: Any
+    origin: str
+
+
+Settings = dict[str, Setting]
+"""Settings by dotted key: all of a run, or those that one file or the command line sets."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +73,43 @@ def resolve(argv: Sequence[str]) -> Resolved | None:
     """Resolve a command line such as `["--config", "run.yaml", "--csre.temperature", "0.5"]`.
 
     Returns:
-        The configuration, or None if the line only asked to print something (`--help`, `--print_config`).
+        The configuration, or None if the line only asked to print something (`--help`, `--print-config`).
 
     Raises:
         ConfigError: an unknown key, a wrong type, a value out of range, a missing file, a circle of inheritance.
     """
-    parser = _parser()
-    front = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    front.add_argument("--config", type=Path, nargs="?")
-    front.add_argument("-h", "--help", action="store_true")
-    asked, _ = front.parse_known_args(argv)
-    if asked.help:
-        parser.print_help()
+    command = _read_command_line(argv)
+    if command.help:
+        print(help_text(), end="")
         return None
-    if asked.config is None:
+    if not command.files:
         raise ConfigError(
             "--config: no configuration given; try --config config/demo/ctrgcn_csre_joint.yaml, or --help"
         )
-
     settings = {key: Setting(leaf.default, "default") for key, leaf in LEAVES.items()}
-    for fragment in read_settings(asked.config):
-        _merge(settings, fragment, parser)
-    words = [word for word in argv if word != PRINT_CONFIG]
-    _override(settings, [part for word in words for part in FLAGS.get(word, (word,))], parser)
-    if settings["name"].value is None:
-        settings["name"] = Setting(asked.config.stem, "name of the configuration file")
-    config = instantiate({key: setting.value for key, setting in settings.items()})
-    resolved = Resolved(config, {key: setting.origin for key, setting in settings.items()})
+    for path in command.files:
+        for layer in _read_layers(path):
+            _merge(settings, layer)
+    stream = settings["data.stream"].value
+    _merge(settings, command.overrides)
+    settings["name"] = _run_name(settings, command.files, stream)
+    if settings["phase"].value == "test" and settings["weights"].value is None:
+        _use_settings_of_training(settings)
+        _merge(settings, {key: setting for key, setting in command.overrides.items() if key != "name"})
+    resolved = Resolved(
+        config=instantiate({key: setting.value for key, setting in settings.items()}),
+        origins={key: setting.origin for key, setting in settings.items()},
+    )
     _check_together(resolved)
-    if PRINT_CONFIG in argv:
+    if command.print_config:
         print(resolved.as_yaml(), end="")
         return None
     return resolved
+
+
+def run_path(work_dir: str, benchmark: str, name: str) -> Path:
+    """The folder of a run."""
+    return Path(work_dir) / benchmark_name(benchmark) / name
 
 
 def differing_keys(stored: dict[str, Any], config: RunConfig, ignore: Iterable[str] = ()) -> list[str]:
@@ -106,29 +123,115 @@ def differing_keys(stored: dict[str, Any], config: RunConfig, ignore: Iterable[s
     ]
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="main.py",
-        description="Train a skeleton encoder, with or without CSRE, from one YAML file; then test it.",
-        epilog="Every key can stand in the YAML file or on the command line, which wins.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", help="YAML file of the run; it may inherit others (`inherits:`)")
-    parser.add_argument(PRINT_CONFIG, action="store_true", help="print every setting with its origin, and stop")
-    groups: dict[str, Any] = {}
-    for key, leaf in LEAVES.items():
-        section = key.rpartition(".")[0]
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section or "run", leaf.section)
-        bounds = f" ({leaf.range})" if leaf.range else ""
-        groups[section].add_argument(f"--{key}", type=leaf.type, default=leaf.default, help=leaf.help + bounds)
-    return parser
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
-def _merge(settings: dict[str, Setting], fragment: dict[str, Setting], parser: ArgumentParser) -> None:
-    """Lay one file's settings over those so far: mappings are merged, lists replaced, `null` restores the default."""
-    for key, (value, origin) in fragment.items():
+@dataclass
+class _CommandLine:
+    files: list[Path] = field(default_factory=list)
+    overrides: Settings = field(default_factory=dict)
+    help: bool = False
+    print_config: bool = False
+
+
+def _read_command_line(argv: Sequence[str]) -> _CommandLine:
+    """Sort the words `--key value`, `--key=value` and, for true-or-false settings, `--key`."""
+    command, words = _CommandLine(), list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "-h":
+            word = "--help"
+        if not word.startswith("--"):
+            raise ConfigError(f"{COMMAND_LINE}: {word!r} stands alone; write --key value, see --help for all keys")
+        key, equals, text = word.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if key in ("help", "print_config"):
+            setattr(command, key, True)
+            continue
+        owner = _owner(key)
+        if owner is None and key != "config":
+            raise ConfigError(f"{COMMAND_LINE}: {_not_a_key(key)}")
+        if not equals:
+            if words and not words[0].startswith("--"):
+                text = words.pop(0)
+            elif owner is not None and LEAVES[owner].type is bool:
+                text = "true"
+            else:
+                raise ConfigError(f"{COMMAND_LINE}: {key}: a value is missing; write --{key} VALUE")
+        if owner is None:
+            path = Path(text)
+            command.files.append(path / CONFIG_FILE if path.is_dir() else path)
+        else:
+            command.overrides[key] = Setting(_value_of(text, owner, key), COMMAND_LINE)
+    return command
+
+
+def _value_of(text: str, owner: str, key: str) -> Any:
+    """The value that a word of the command line stands for: text for a setting of text, else what it is in YAML."""
+    leaf = LEAVES[owner]
+    if leaf.kind is str and not leaf.is_list:
+        return None if text == "null" else text
+    if leaf.is_list and not text.startswith("[") and text != "null":
+        text = f"[{text}]"
+    try:
+        return parse_yaml(text, f"{COMMAND_LINE}: {key}")
+    except YamlError as error:
+        raise ConfigError(str(error)) from None
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _read_layers(path: Path, inherited_by: tuple[Path, ...] = ()) -> Iterator[Settings]:
+    """The settings of a file and of all that it inherits, the ones that others override first.
+
+    `inherits:` names one file or a list of files, relative to the file that says so; later ones override earlier ones,
+    and the file itself overrides them all. A file that is inherited in two ways is read twice.
+    """
+    path = Path(os.path.normpath(path))
+    chain = [child.resolve() for child in inherited_by]
+    if path.resolve() in chain:
+        circle = [*inherited_by[chain.index(path.resolve()) :], path]
+        raise ConfigError(
+            f"{inherited_by[-1]}: inherits: the files inherit each other in a circle "
+            f"({' -> '.join(map(str, circle))}); remove one link"
+        )
+    try:
+        tree = read_yaml(path)
+    except YamlError as error:
+        place = f"{inherited_by[-1]}: inherits" if inherited_by else "--config"
+        raise ConfigError(f"{place}: {error}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold lines of `key: value`, but is a {type(tree).__name__}")
+    parents = tree.pop("inherits", None) or []
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: inherits: must be a file name or a list of them, got {parents!r}")
+    for parent in parents:
+        yield from _read_layers(path.parent / parent, (*inherited_by, path))
+    layer: Settings = {}
+    for key, value in _dotted(tree):
+        if key in layer:
+            raise ConfigError(f"{path}: {key}: is there more than once; keep one")
+        layer[key] = Setting(value, str(path))
+    yield layer
+
+
+def _dotted(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+def _merge(settings: Settings, layer: Settings) -> None:
+    """Lay settings over those so far: mappings are merged, lists replaced, `null` restores the default."""
+    for key, (value, origin) in layer.items():
         owner = _owner(key)
         if owner is None:
             inside = [name for name in LEAVES if name.startswith(f"{key}.")]
@@ -136,115 +239,91 @@ def _merge(settings: dict[str, Setting], fragment: dict[str, Setting], parser: A
                 raise ConfigError(f"{origin}: {_not_a_key(key)}")
             if value is None:
                 settings.update({name: Setting(LEAVES[name].default, origin) for name in inside})
-            continue
-        leaf = LEAVES[owner]
-        if value is None and owner == key:
-            settings[key] = Setting(leaf.default, origin)
-        elif owner == key:
-            _check(key, leaf, value, origin, parser)
-            settings[key] = Setting(_converted(key, value, parser), origin)
+        elif owner != key:
+            path = key.removeprefix(f"{owner}.").split(".")
+            settings[owner] = Setting(_with_entry(settings[owner], path, Setting(value, origin), owner), origin)
         else:
-            entries = _with_entry(settings[owner], key.removeprefix(owner + "."), Setting(value, origin), owner)
-            settings[owner] = Setting(entries, origin)
+            settings[key] = Setting(_checked(key, value, origin), origin)
 
 
-def _with_entry(mapping: Setting, dotted: str, entry: Setting, owner: str) -> dict[str, Any]:
+def _use_settings_of_training(settings: Settings) -> None:
+    """Where the run folder holds a run, take from its config.yaml what it was trained with, so that nothing is repeated
+    to test it."""
+    values = (settings[key].value for key in ("work_dir", "data.benchmark", "name"))
+    stored = run_path(*values) / CONFIG_FILE
+    if not stored.is_file():
+        return
+    for key in settings.keys() - OF_A_COMMAND:
+        settings[key] = Setting(LEAVES[key].default, "default")
+    for layer in _read_layers(stored):
+        _merge(settings, {key: setting for key, setting in layer.items() if key not in OF_A_COMMAND})
+
+
+def _checked(key: str, value: Any, origin: str) -> Any:
+    leaf = LEAVES[key]
+    if value is None:
+        return leaf.default
+    if not leaf.accepts(value):
+        nearest = did_you_mean(value, leaf.choices) if isinstance(value, str) else ""
+        raise ConfigError(f"{origin}: {key}: must be {leaf.requirement}, got {value!r}{nearest}")
+    return float(value) if leaf.kind is float else value
+
+
+def _with_entry(options: Setting, path: Sequence[str], entry: Setting, owner: str) -> dict[str, Any]:
     """The mapping of a free-form setting with one entry set (or, for null, deleted)."""
-    name, _, rest = dotted.partition(".")
-    value, origin = entry
-    entries, full = dict(mapping.value), f"{owner}.{name}"
-    if rest or isinstance(value, dict):
-        inner = entries.get(name, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(
-                f"{origin}: {full}: a mapping here, but {inner!r} in {mapping.origin}; both must be of one type"
-            )
-        entries[name] = _with_entry(Setting(inner, mapping.origin), rest, entry, full) if rest else value
-    elif value is None:
+    name, *rest = path
+    entries, key = dict(options.value), f"{owner}.{name}"
+    known = entries.get(name)
+    if rest and isinstance(known, dict | None):
+        entries[name] = _with_entry(Setting(known or {}, options.origin), rest, entry, key)
+    elif rest or (isinstance(known, dict) and entry.value is not None):
+        here, there = ("a mapping", repr(known)) if rest else (repr(entry.value), "a mapping")
+        raise ConfigError(f"{entry.origin}: {key}: {here} here, but {there} in {options.origin}; use one type in both")
+    elif entry.value is None:
         entries.pop(name, None)
-    elif isinstance(entries.get(name), dict):
-        raise ConfigError(
-            f"{origin}: {full}: {value!r} here, but a mapping in {mapping.origin}; both must be of one type"
-        )
     else:
-        entries[name] = value
+        entries[name] = entry.value
     return entries
-
-
-def _override(settings: dict[str, Setting], argv: Sequence[str], parser: ArgumentParser) -> None:
-    parser.set_defaults({key: setting.value for key, setting in settings.items()})
-    given = [match[1] for word in argv if (match := re.match(r"--([\w.]+)", word))]
-    for key in given:
-        if _owner(key) is None and key != "config":
-            raise ConfigError(f"{COMMAND_LINE}: {_not_a_key(key)}")
-    try:
-        parsed = parser.parse_args(list(argv))
-    except (ArgumentError, argparse.ArgumentError, TypeError) as error:
-        raise ConfigError(f"{COMMAND_LINE}: {_command_line_reason(str(error), argv)}") from None
-    for key in given:
-        owner = _owner(key)
-        if owner is not None:
-            value = parsed[owner]
-            _check_range(owner, LEAVES[owner], value, COMMAND_LINE)
-            settings[owner] = Setting(value.as_dict() if isinstance(value, Namespace) else value, COMMAND_LINE)
-
-
-def _command_line_reason(message: str, argv: Sequence[str]) -> str:
-    """What jsonargparse says over several lines, in our words."""
-    for key, leaf in LEAVES.items():
-        if re.search(rf'"{re.escape(key)}"', message):
-            words = [word for flag, word in pairwise(argv) if flag == f"--{key}"]
-            words += [word.partition("=")[2] for word in argv if word.startswith(f"--{key}=")]
-            nearest = "" if "list" in str(leaf.type) else did_you_mean(words[-1], leaf.choices)
-            return f"{key}: expected {_expected(leaf)}, got {', '.join(words)}{nearest}"
-    return " ".join(message.split()) + "; see --help"
 
 
 def _owner(key: str) -> str | None:
     """The setting that a dotted key belongs to: itself, or the mapping that it is an entry of."""
     if key in LEAVES:
         return key
-    return next((name for name, leaf in LEAVES.items() if leaf.is_mapping and key.startswith(name + ".")), None)
+    return next((name for name, leaf in LEAVES.items() if leaf.is_mapping and key.startswith(f"{name}.")), None)
 
 
 def _not_a_key(key: str) -> str:
     """What is wrong with a key that is no setting, and the nearest one that is."""
-    is_section = any(known.startswith(f"{key}.") for known in LEAVES)
-    reason = "is a section of keys, not a value" if is_section else "unknown key"
+    if any(known.startswith(f"{key}.") for known in LEAVES):
+        return f"{key}: is a section of keys, not a value; see --help for its keys"
     same_name = [known for known in LEAVES if known.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = f" (did you mean {same_name[0]!r}?)" if same_name else did_you_mean(key, LEAVES)
-    return f"{key}: {reason}{nearest or '; see --help for all keys'}"
+    return f"{key}: unknown key{nearest or '; see --help for all keys'}"
 
 
-def _check(key: str, leaf: Leaf, value: Any, origin: str, parser: ArgumentParser) -> None:
-    try:
-        _converted(key, value, parser)
-    except (ArgumentError, TypeError):
-        nearest = did_you_mean(value, leaf.choices) if isinstance(value, str) else ""
-        raise ConfigError(f"{origin}: {key}: expected {_expected(leaf)}, got {value!r}{nearest}") from None
-    _check_range(key, leaf, value, origin)
+def _run_name(settings: Settings, files: Sequence[Path], stream_of_files: str) -> Setting:
+    """The name of the run: by default that of its files, with the stream in it kept in step with `data.stream`.
 
+    A given name may hold settings in braces: `{name}` for the default name, `{seed}`, `{csre.temperature}`.
+    """
+    given, stream = settings["name"], settings["data.stream"].value
+    default = "+".join(path.stem for path in files)
+    if stream != stream_of_files:
+        default, replaced = re.subn(rf"(?<![^_]){stream_of_files}(?![^_+])", stream, default, count=1)
+        default = default if replaced else f"{default}_{stream}"
+    if given.value is None:
+        return Setting(default, "names of the configuration files")
 
-def _check_range(key: str, leaf: Leaf, value: Any, origin: str) -> None:
-    if not leaf.in_range(value):
-        raise ConfigError(f"{origin}: {key}: must be {leaf.range or 'finite'}, got {value}")
+    def value_of(braces: re.Match[str]) -> str:
+        key = braces[1]
+        if key == "name":
+            return default
+        if key not in settings:
+            raise ConfigError(f"{given.origin}: name: {{{key}}}: unknown key{did_you_mean(key, LEAVES)}")
+        return str(settings[key].value)
 
-
-def _converted(key: str, value: Any, parser: ArgumentParser) -> Any:
-    tree = value
-    for name in reversed(key.split(".")):
-        tree = {name: tree}
-    return parser.parse_object(tree, defaults=False)[key]
-
-
-def _expected(leaf: Leaf) -> str:
-    text = str(leaf.type)
-    null = " or null" if "None" in text else ""
-    if leaf.choices:
-        return ("a list of words from " if "list" in text else "one of ") + ", ".join(leaf.choices) + null
-    words = {"dict": "a mapping", "list[int]": "a list of whole numbers", "float": "a number", "int": "a whole number"}
-    kind = next((word for name, word in words.items() if name in text), "true or false" if "bool" in text else "text")
-    return kind + null
+    return Setting(re.sub(r"\{([\w.]*)\}", value_of, given.value), given.origin)
 
 
 def _check_together(resolved: Resolved) -> None:
@@ -271,9 +350,9 @@ def _check_together(resolved: Resolved) -> None:
     if not config.csre.branches or len(set(config.csre.branches)) < len(config.csre.branches):
         refuse("csre.branches", f"must name each branch once, and at least one, got {config.csre.branches}")
     if config.optim.nesterov and config.optim.name == "sgd" and config.optim.momentum == 0:
-        refuse("optim.nesterov", "needs optim.momentum above 0; set optim.nesterov to false")
+        refuse("optim.nesterov", "needs optim.momentum > 0; set optim.nesterov to false")
     if config.optim.milestones != sorted(set(config.optim.milestones)):
-        refuse("optim.milestones", f"must rise, got {config.optim.milestones}")
+        refuse("optim.milestones", f"must be in increasing order, got {config.optim.milestones}")
     for key, file in {"weights": config.weights, "resume": config.resume}.items():
         if file not in (None, "auto", "never") and not Path(str(file)).is_file():
             alternatives = ", or auto or never" if key == "resume" else ""

@@ -175,39 +175,77 @@ class Leaf(NamedTuple):
     below: float | None
 
     @property
+    def may_be_null(self) -> bool:
+        """Whether `null` is a value of its own."""
+        return type(None) in get_args(self.type)
+
+    @property
     def is_mapping(self) -> bool:
         """Whether the setting is a mapping of free keys (as `model.options`)."""
         return get_origin(self.type) is dict
 
     @property
-    def range(self) -> str:
-        """The bounds in words; empty where there are none."""
-        bounds = {"at least": self.at_least, "above": self.above, "below": self.below}
-        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-
-    def in_range(self, value: Any) -> bool:
-        """Whether a value of the right type (each item, for a list) is finite and within the bounds."""
-        numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
-        return all(
-            isfinite(number)
-            and (self.at_least is None or number >= self.at_least)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-            for number in numbers
-        )
+    def is_list(self) -> bool:
+        """Whether the setting is a list."""
+        return get_origin(self.type) is list
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that the setting (or each item of it) admits; empty where it is not a choice."""
-        return _choices(self.type)
+        return next((get_args(hint) for hint in _alternatives(self.type) if get_origin(hint) is Literal), ())
+
+    @property
+    def kind(self) -> type:
+        """What the setting (or each item of it) is: bool, int, float, str (also for a choice) or dict."""
+        hint = next(hint for hint in _alternatives(self.type) if hint is not type(None))
+        return str if get_origin(hint) is Literal else get_origin(hint) or hint
+
+    @property
+    def range(self) -> str:
+        """The bounds; empty where there are none."""
+        bounds = {">=": self.at_least, ">": self.above, "<": self.below}
+        return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
+
+    @property
+    def requirement(self) -> str:
+        """What a value must be, to follow `must be`: `an integer >= 1`, `one of sgd, adam, adamw`."""
+        if self.choices:
+            words = ", ".join(self.choices)
+            text = f"a list of words from {words}, such as {self.choices[0]}" if self.is_list else f"one of {words}"
+        elif self.is_list:
+            text = f"a list of integers {self.range}".rstrip() + ", such as 10,20 or [10, 20]"
+        else:
+            names = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", dict: "a mapping"}
+            text = f"{names[self.kind]} {self.range}".rstrip()
+            text = text.replace("a finite number >", "a number >")
+        return text + (" or null" if self.may_be_null else "")
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is of the right type, finite and within the bounds (each item, for a list)."""
+        if value is None or self.is_list != isinstance(value, list):
+            return value is None and self.may_be_null
+        return all(self._accepts_item(item) for item in (value if self.is_list else [value]))
+
+    def _accepts_item(self, item: Any) -> bool:
+        if self.choices:
+            return isinstance(item, str) and item in self.choices
+        if self.kind not in (int, float):
+            return isinstance(item, self.kind)
+        return (
+            isinstance(item, int | self.kind)
+            and not isinstance(item, bool)
+            and isfinite(item)
+            and (self.at_least is None or item >= self.at_least)
+            and (self.above is None or item > self.above)
+            and (self.below is None or item < self.below)
+        )
 
 
-def _choices(hint: Any) -> tuple[str, ...]:
-    if get_origin(hint) is Literal:
-        return get_args(hint)
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint unites, those of the items for a list."""
     if get_origin(hint) in (list, Union, UnionType):
-        return tuple(word for part in get_args(hint) for word in _choices(part))
-    return ()
+        return tuple(part for item in get_args(hint) for part in _alternatives(item))
+    return (hint,)
 
 
 def leaves(schema: Any = RunConfig, prefix: str = "") -> dict[str, Leaf]:

@@ -67,7 +67,7 @@ def test_results_stand_in_a_table():
 def test_every_flag_that_is_named_exists(capsys):
     from engine.schema import leaves
 
-    known = {f"--{key}" for key in leaves()} | {"--config", "--help", "--print_config"}
+    known = {f"--{key}" for key in leaves()} | {"--config", "--help", "--print-config"}
     named = {flag.rstrip(".") for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
     of_ensemble = {"--weights", "--fit", "--labels", "--streams", "--work_dir"}
     of_tools = {"--raw", "--dataset", "--run"}
