@@ -1,0 +1,159 @@
+"""tools/show.py: what the pictures and the page hold, compared with the clips."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageColor
+
+from common.colours import BLUE, ORANGE
+from feeders import Feeder, get_benchmark
+from feeders.demo.generator import generate_demo
+from graph import get_skeleton
+from tools import show, skeleton_drawing
+from tools.skeleton_drawing import SIDE, TITLE, Panel
+
+SKELETON = get_skeleton("ntu")
+
+
+@pytest.fixture(scope="module")
+def store():
+    return generate_demo(seed=0, num_subjects=11, num_replications=1)
+
+
+@pytest.fixture
+def clip_file(store, tmp_path):
+    path = tmp_path / "wave.npy"
+    np.save(path, store.clip(0).numpy()[:12])
+    return path
+
+
+def content_of(path) -> dict:
+    text = path.read_text()
+    assert "http" not in text, "the page must not need a network"
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_page_holds_the_joints_of_the_clip(clip_file, tmp_path):
+    assert show.main([str(clip_file), "--out", str(tmp_path / "x.html")]) == 0
+    (clip,) = content_of(tmp_path / "x.html")["clips"]
+    assert np.array_equal(np.array(clip["frames"], np.float32), np.load(clip_file).round(4))
+    assert [tuple(edge) for edge in clip["edges"]] == list(SKELETON.edges)
+    assert {clip["sides"][left] for left, _ in SKELETON.left_right} == {"left"}
+
+
+def test_an_absent_person_is_not_in_the_page():
+    positions = np.ones((3, 2, 25, 3))
+    positions[1, 1] = 0
+    content = json.loads(
+        re.search(r'id="data">(.*?)</script>', skeleton_drawing.page([Panel("", positions, SKELETON)]))[1]
+    )
+    assert [person is None for frame in content["clips"][0]["frames"] for person in frame] == [0, 0, 0, 1, 0, 0]
+
+
+def test_gif_shows_every_frame_with_the_joints_where_they_project(clip_file, tmp_path):
+    assert show.main([str(clip_file), "--out", str(tmp_path / "x.gif")]) == 0
+    clip = np.load(clip_file)
+    panel = Panel("", clip, SKELETON)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == len(clip)
+        for frame in (0, len(clip) - 1):
+            gif.seek(frame)
+            pixels = np.asarray(gif.convert("RGB")).astype(int)
+            for name, colour in (("left foot", ORANGE), ("right foot", BLUE)):
+                column, row = panel.project(clip[frame, 0, SKELETON.joint_names.index(name)], SIDE).round().astype(int)
+                found = pixels[row + TITLE - 1 : row + TITLE + 2, column - 1 : column + 2]
+                assert np.abs(found - ImageColor.getrgb(colour)).sum(axis=-1).min() < 60, (frame, name)
+
+
+def test_strip_has_a_row_for_each_clip(clip_file, tmp_path):
+    assert show.main([str(clip_file), str(clip_file), "--out", str(tmp_path / "x.png")]) == 0
+    with Image.open(tmp_path / "x.png") as strip:
+        assert strip.size == (8 * SIDE, 2 * (SIDE + TITLE))
+        halves = np.asarray(strip).reshape(2, SIDE + TITLE, -1)
+    assert (halves[0] == halves[1]).all()
+    assert halves.min() < 100, "nothing was drawn"
+
+
+@pytest.mark.parametrize("stream", ["joint", "bone", "joint_motion"])
+def test_view_is_what_the_feeder_gives(store, stream):
+    benchmark = get_benchmark("demo")
+    feeder = Feeder(store, benchmark, "test", stream=stream, variant="centred")
+    batch = feeder.feed(torch.tensor([3]), epoch=0)
+    index = store.names.index(feeder.names[3])
+    panel = show.view_of(show.Clip("x", store.clip(index).numpy()), benchmark, "test", stream, "centred")
+    x = batch.x[0].permute(1, 3, 2, 0).numpy()
+    joints = batch.joints[0].permute(1, 3, 2, 0).numpy()
+    if stream == "joint_motion":
+        assert np.array_equal(panel.positions, joints)
+        longest = np.linalg.norm(panel.arrows, axis=-1).max()
+        assert longest == pytest.approx(0.15 * np.ptp(joints[joints.any(axis=(2, 3))], axis=(0, 1)).max())
+        assert np.allclose(panel.arrows / longest, x / np.linalg.norm(x, axis=-1).max(), atol=1e-6)
+    else:
+        assert np.array_equal(panel.positions, x)
+
+
+def test_training_view_is_augmented(store):
+    clip, benchmark = show.Clip("x", store.clip(0).numpy()), get_benchmark("demo")
+    views = [
+        show.view_of(clip, benchmark, view, seed=seed).positions
+        for view, seed in (("test", 0), ("train", 1), ("train", 2))
+    ]
+    assert all(not np.allclose(one, other) for one, other in zip(views, views[1:] + views[:1], strict=True))
+
+
+def test_two_classes_of_a_benchmark_side_by_side(demo, tmp_path):
+    words = ["--benchmark", "demo", "--path", str(demo), "--class", "DRINK", "--class", "phone call"]
+    assert show.main([*words, "--out", str(tmp_path / "x.html")]) == 0
+    titles = [clip["title"] for clip in content_of(tmp_path / "x.html")["clips"]]
+    assert [title.partition(" (")[0] for title in titles] == ["drink", "phone call"]
+
+
+def test_nw_ucla_clip_is_recognised(shared, tmp_path):
+    source = shared / "data/NW-UCLA/all_sqe/a01_s01_e00_v01.json"
+    assert show.main([str(source), "--view", "raw", "test", "--out", str(tmp_path / "x.html")]) == 0
+    raw, tested = content_of(tmp_path / "x.html")["clips"]
+    recorded = np.array(json.loads(source.read_text())["skeletons"])
+    assert np.allclose(np.array(raw["frames"])[:, 0], recorded, atol=6e-5)
+    assert len(tested["frames"]) == 52
+    assert np.abs(np.array(tested["frames"])).max() == 1
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="MP4 needs ffmpeg")
+def test_mp4_has_every_frame(clip_file, tmp_path):
+    assert show.main([str(clip_file), "--out", str(tmp_path / "x.mp4")]) == 0
+    command = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+    counted = subprocess.run([*command, str(tmp_path / "x.mp4")], capture_output=True, text=True).stdout
+    assert int(counted) == len(np.load(clip_file))
+
+
+def test_mp4_without_ffmpeg_is_one_line(clip_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert show.main([str(clip_file), "--out", str(tmp_path / "x.mp4")]) == 2
+    assert "ffmpeg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.npy"], "missing.npy: no such file"),
+        (["--class", "wave"], "add --benchmark"),
+        ([], "no clip given"),
+        (["--benchmark", "demo", "--path", "DEMO", "--class", "wavee"], "did you mean 'wave'"),
+        (["--benchmark", "demo", "--path", "DEMO", "--class", "wave", "--pick", "999"], "has 60 clips"),
+        (["CLIP", "--out", "x.jpg"], "unknown kind '.jpg'"),
+        (["CLIP", "--benchmark", "nw-ucla"], "wave: 25 joints; benchmark nw-ucla has 20"),
+    ],
+)
+def test_refusals_are_one_line(words, said, clip_file, demo, capsys):
+    words = [{"CLIP": str(clip_file), "DEMO": str(demo)}.get(word, word) for word in words]
+    assert show.main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -1,0 +1,148 @@
+"""Show clips in motion: `python tools/show.py CLIP --out clip.html`.
+
+A clip is a file (.skeleton, .json, .npy) or, with --benchmark, a clip of its data by class or name. Several clips, and
+several views of a clip (as recorded, as the encoder sees it), stand side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
+
+from common.front_door import run_command
+from common.words import did_you_mean
+from feeders import STREAMS, VARIANTS, Benchmark, Feeder, PackedStore, get_benchmark, open_store
+from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip
+from graph import get_skeleton
+from tools.skeleton_drawing import WRITERS, Panel, ShowError, write
+
+VIEWS = {"raw": "as recorded", "test": "as tested", "train": "as trained (augmented)"}
+BENCHMARK_BY_JOINTS = {25: "ntu60-xsub", 20: "nw-ucla"}
+"""Whose transforms a file gets that comes without --benchmark."""
+ARROW = 0.15
+"""Length of the largest motion, as a share of the body's extent."""
+
+
+class Clip(NamedTuple):
+    """A clip (T, M, V, 3) with the name it is shown under."""
+
+    name: str
+    coordinates: np.ndarray
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
+    options = _parser().parse_args(argv)
+    return run_command("tools/show.py", lambda: show(options))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Collect the clips, make their views, write the files."""
+    for path in options.out:
+        if path.suffix not in WRITERS:
+            raise ShowError(f"--out {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
+    benchmark = get_benchmark(options.benchmark) if options.benchmark else None
+    clips = [Clip(path.stem, read_clip(path)) for path in find_clip_files(options.clips)]
+    if options.classes or options.names:
+        if benchmark is None:
+            raise ShowError("--class and --name choose clips of a data set; add --benchmark NAME")
+        clips += _chosen(open_store(benchmark, options.path).store, options.classes, options.names, options.pick)
+    if not clips:
+        raise ShowError("no clip given; name files, or --benchmark NAME with --class or --name")
+    panels = [
+        view_of(clip, benchmark or _guess(clip), view, options.stream, options.variant, options.seed)
+        for clip in clips
+        for view in options.view
+    ]
+    for path in options.out:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(panels, path)
+        print(path)
+
+
+def view_of(
+    clip: Clip, benchmark: Benchmark, view: str, stream: str = "joint", variant: str = "plain", seed: int = 0
+) -> Panel:
+    """A clip as recorded (`raw`), or as the feeder gives it to the encoder in a `test` or in training (`train`).
+
+    The bone stream is drawn as it is, all bones from one point; motion as lines at the joints, lengthened to be seen.
+
+    Raises:
+        feeders.DataError: the clip does not fit the benchmark.
+    """
+    store = pack_clips([clip.coordinates], [clip.name], benchmark, "train" if view == "train" else "test")
+    skeleton, title = get_skeleton(benchmark.skeleton), f"{clip.name}, {VIEWS[view]}"
+    if view == "raw":
+        return Panel(title, clip.coordinates, skeleton)
+    feeder = Feeder(store, benchmark, view, stream=stream, variant=variant, seed=seed)  # type: ignore[arg-type]
+    batch = feeder.feed(torch.tensor([0]), epoch=0)
+    joints, x = (tensor[0].permute(1, 3, 2, 0).numpy() for tensor in (batch.joints, batch.x))
+    if stream == "joint":
+        return Panel(title, x, skeleton)
+    title += f", {stream.replace('_', ' ')}"
+    if stream == "bone":
+        return Panel(title, x, skeleton, arrows=-x, lines=False)
+    largest = np.linalg.norm(x, axis=-1).max() or 1.0
+    extent = np.ptp(joints[joints.any(axis=(2, 3))], axis=(0, 1)).max()
+    return Panel(title, joints, skeleton, arrows=x * (ARROW * extent / largest))
+
+
+def _guess(clip: Clip) -> Benchmark:
+    joints = clip.coordinates.shape[2]
+    if joints not in BENCHMARK_BY_JOINTS:
+        raise ShowError(f"{clip.name}: {joints} joints, of no built-in skeleton; add --benchmark FILE.yaml of your own")
+    return get_benchmark(BENCHMARK_BY_JOINTS[joints])
+
+
+def _chosen(store: PackedStore, classes: Sequence[str], names: Sequence[str], pick: int) -> Iterator[Clip]:
+    """Clip number `pick` of each of these classes, and the clips of these names."""
+    labels = store.labels.numpy()
+    for name in classes:
+        members = np.flatnonzero(labels == _find(name, store.class_names, "--class"))
+        if pick >= len(members):
+            raise ShowError(f"--pick {pick}: class {name!r} has {len(members)} clips, counted from 0")
+        index = int(members[pick])
+        yield Clip(f"{store.class_names[labels[index]]} ({store.names[index]})", store.clip(index).numpy())
+    for name in names:
+        index = _find(name, store.names, "--name")
+        yield Clip(f"{store.class_names[labels[index]]} ({store.names[index]})", store.clip(index).numpy())
+
+
+def _find(word: str, known: Sequence[str], option: str) -> int:
+    """The position of a word among the known ones, whatever its case."""
+    lower = [name.lower() for name in known]
+    if word.lower() not in lower:
+        raise ShowError(f"{option} {word!r} is unknown{did_you_mean(word, known)}; the data have {len(known)} others")
+    return lower.index(word.lower())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/show.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("clips", nargs="*", type=Path, metavar="CLIP", help="clip files, or folders of them")
+    add("--benchmark", metavar="NAME", help="data set: its clips can be chosen, its transforms are used")
+    add("--path", metavar="PLACE", help="where its clips are (default: the benchmark's usual place)")
+    add("--class", dest="classes", action="append", default=[], metavar="NAME", help="a clip of this class; repeatable")
+    add("--name", dest="names", action="append", default=[], metavar="NAME", help="the clip of this name; repeatable")
+    add("--pick", type=int, default=0, metavar="N", help="which clip of the class, counted from 0 (default: 0)")
+    add("--view", nargs="+", choices=VIEWS, default=["raw"], help="before (raw) and after the feeder (default: raw)")
+    add("--stream", choices=STREAMS, default="joint", help="input stream of the views test and train")
+    add("--variant", choices=VARIANTS, default="plain", help="variant of the stream")
+    add("--seed", type=int, default=0, metavar="N", help="of the view train (default: 0)")
+    kinds = ", ".join(WRITERS)
+    add("--out", nargs="+", type=Path, default=[Path("clips.html")], metavar="FILE", help=f"{kinds} (clips.html)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
