@@ -1,5 +1,8 @@
 """The memory bank: the last feature of every training index, in rows sorted by class (paper section 3.3, eq. 6).
 
+``MemoryBank`` has a row for every training index, ``ClassQueue`` a limited number per class; ``Anchors`` says where the
+clips of a batch stand in either.
+
 Sorting makes a class one contiguous run of rows. So the positives of an anchor are a run, its negatives are all rows
 around it, and drawing from either is arithmetic on row numbers instead of a mask over the bank per anchor.
 Nothing in a step needs a value on the host, so a step never waits for the device.
@@ -15,8 +18,61 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from csre.anchors import Anchors
-from csre.errors import CSREError
+from csre.options import CSREError
+
+# Up to so many rows, the n-th written one is looked up in a list of them; beyond, the list costs more than searching.
+_LISTED_ROWS = 2**18
+
+
+class Anchors(NamedTuple):
+    """Where the clips of a batch stand in a bank: what choosing rows for them needs to know.
+
+    Attributes:
+        first_row: (N,) int64, first row of the anchor's class.
+        num_rows: (N,) int64, rows of that class, written or not; at least 1.
+        own_row: (N,) int64, the row that holds the anchor itself, -1 if none does.
+        usable: (N,) bool, False for an anchor that cannot be contrasted (see ``ClassSortedBank.anchors``).
+        written: (B,) bool, rows that hold a feature.
+        written_up_to: (B,) int32, number of written rows from row 0 to this one, itself included.
+        longest_class: rows of the largest class.
+    """
+
+    first_row: Tensor
+    num_rows: Tensor
+    own_row: Tensor
+    usable: Tensor
+    written: Tensor
+    written_up_to: Tensor
+    longest_class: int
+
+    def part(self, clips: slice) -> Anchors:
+        """Only these clips of the batch."""
+        return self._replace(
+            first_row=self.first_row[clips],
+            num_rows=self.num_rows[clips],
+            own_row=self.own_row[clips],
+            usable=self.usable[clips],
+        )
+
+    def written_before_class(self) -> Tensor:
+        """(N,) int64: written rows that lie before the anchor's class."""
+        return torch.where(self.first_row > 0, self.written_up_to[(self.first_row - 1).clamp(min=0)], 0).long()
+
+    def written_in_class(self) -> Tensor:
+        """(N,) int64: written rows of the anchor's class, its own among them."""
+        return self.written_up_to[self.first_row + self.num_rows - 1] - self.written_before_class()
+
+    def written_elsewhere(self) -> Tensor:
+        """(N,) int64: written rows of other classes."""
+        return self.written_up_to[-1] - self.written_in_class()
+
+    def written_rows(self, rank: Tensor) -> Tensor:
+        """The row of the written row number ``rank``, int64 of any shape, counted from 0; some row if there is none."""
+        if len(self.written) > _LISTED_ROWS:
+            rows = torch.searchsorted(self.written_up_to, rank.int() + 1)
+        else:
+            rows = _listed(self.written, self.written_up_to)[rank.clamp(max=len(self.written) - 1)]
+        return rows.clamp(max=len(self.written) - 1)
 
 
 class Shard(NamedTuple):
@@ -47,8 +103,8 @@ WHOLE_BANK = Shard(0, 1)
 class ClassSortedBank(nn.Module):
     """Rows sorted by class, unit-normalised, never with a gradient, all of them in the state dict.
 
-    Which row an index gets is a subclass's affair: it fills in ``_find_rows`` and ``_assign_rows``. A bank may keep a
-    shard of the rows; all else, which row is whose and which are written, it knows of the whole bank.
+    Subclasses decide which row an index gets, in ``_find_rows`` and ``_assign_rows``. A bank may keep only a shard of
+    the rows; which row belongs to which index and which rows are written, it knows of the whole bank.
 
     Args:
         labels: class of every training index, (L,) int64, 0 or more.
@@ -216,6 +272,76 @@ class MemoryBank(ClassSortedBank):
         return self._row_of_index[indices].long()
 
 
+class ClassQueue(ClassSortedBank):
+    """At most ``capacity`` rows per class, which its training indices take in turns (the queue of paper section 3.3).
+
+    An index that still has a row is rewritten in place, so no clip is ever held twice and a queue that is long enough
+    for its class does what the full bank does. Any other index takes the row whose turn it is from the index that holds
+    it. Owners and turns are in the state dict with the rows.
+
+    Args:
+        labels: class of every training index, (L,) int64 tensor or sequence, 0 or more.
+        dim: D.
+        capacity: rows per class, at least 2; a class with fewer indices gets one row for each.
+        dtype: storage of the rows.
+        shard: which rows to keep.
+
+    Raises:
+        CSREError: ``capacity`` below 2; labels that are empty, not 1-D, not integer or negative; see also
+            ``ClassSortedBank``.
+    """
+
+    owner: Tensor
+    turn: Tensor
+
+    def __init__(
+        self,
+        labels: Tensor | Sequence[int],
+        dim: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        shard: Shard = WHOLE_BANK,
+    ) -> None:
+        if not isinstance(capacity, int) or capacity < 2:
+            raise CSREError(
+                f"capacity is {capacity!r}: give rows per class, at least 2, since a queue of one row holds only "
+                "the anchor itself"
+            )
+        labels = check_labels(labels)
+        super().__init__(labels, labels.bincount().clamp(max=capacity), dim, dtype, shard)
+        self.register_buffer("owner", torch.full((len(self.written),), -1))  # (B,) index that a row holds, -1: none
+        self.register_buffer("turn", torch.zeros_like(self._class_num_rows))  # per class, the offset written next
+
+    def _find_rows(self, indices: Tensor) -> Tensor:
+        classes = self.labels[indices]
+        offset = torch.arange(self.longest_class, device=indices.device)
+        first_row, num_rows = self._class_first_row[classes][..., None], self._class_num_rows[classes][..., None]
+        rows = first_row + torch.minimum(offset, num_rows - 1)
+        return torch.where(self.owner[rows] == indices[..., None], rows, -1).amax(dim=-1)
+
+    def _assign_rows(self, indices: Tensor, storable: Tensor) -> Tensor:
+        classes = self.labels[indices]
+        first_row, num_rows = self._class_first_row[classes], self._class_num_rows[classes]
+        held = self._find_rows(indices)
+
+        position = torch.arange(len(indices), device=indices.device)
+        same_index = (indices[:, None] == indices[None, :]) & storable[None, :]
+        first_of_index = torch.where(same_index, position, len(indices)).amin(dim=1).clamp(max=len(indices) - 1)
+        newcomer = storable & (held < 0) & (first_of_index == position)
+
+        earlier = (position[None, :] < position[:, None]) & newcomer[None, :]
+        place_in_line = (earlier & (classes[:, None] == classes[None, :])).sum(dim=1)
+        taken = first_row + (self.turn[classes] + place_in_line) % num_rows
+        self.turn.index_add_(0, classes, newcomer.long())
+        # A class without indices has no rows and no turn.
+        self.turn.remainder_(self._class_num_rows.clamp(min=1))
+        return torch.where(held >= 0, held, taken[first_of_index])
+
+    def _record(self, rows: Tensor, indices: Tensor, last: Tensor) -> None:
+        super()._record(rows, indices, last)
+        self.owner[rows] = torch.where(last >= 0, indices[last], self.owner[rows])
+
+
 def _last_of_row(rows: Tensor, counts: Tensor) -> Tensor:
     """(N,) int64: the last batch position that ``counts`` (N,) bool and goes to the same of ``rows`` (N,); -1: none."""
     position = torch.arange(len(rows), device=rows.device)
@@ -239,3 +365,10 @@ def check_labels(labels: Tensor | Sequence[int]) -> Tensor:
         raise CSREError(f"labels[{position}] is {int(tensor[position])}: class numbers start at 0")
     # A module starts on the default device, wherever its labels came from.
     return tensor.detach().to(torch.get_default_device(), torch.int64, copy=True)
+
+
+def _listed(written: Tensor, written_up_to: Tensor) -> Tensor:
+    """What ``written.nonzero()`` gives, filled up with zeros to (B,): a length that no device has to be asked for."""
+    rows = torch.arange(len(written), device=written.device)
+    place = torch.where(written, written_up_to - 1, len(written))  # what is not written goes to a place of its own
+    return rows.new_zeros(len(written) + 1).scatter_(0, place.long(), rows)[:-1]

@@ -1,31 +1,138 @@
 """CSRE: the training-time plug-in that adds contrastive losses to any encoder of skeleton clips.
 
-Shapes: N clips, M persons, C channels, T frames and V joints of the encoder's last map, L training indices,
-D dimensions of a contrasted feature.
+``CSRE`` contrasts an encoder's last map. ``BankContrast`` is what it stands on, for features that come from elsewhere.
+
+Over the ranks of a distributed run, every rank brings some clips of a global batch, and all of them meet every bank.
+The banks stay bit-identical on all ranks. Averaged over the ranks, as DistributedDataParallel averages gradients, the
+losses and their gradients are those of one process with the global batch.
+
+Shapes: n clips of this rank, G of all ranks (N where there is one process), M persons, C channels, T frames and V
+joints of the encoder's last map, L training indices, D dimensions of a contrasted feature.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from csre.class_queue import ClassQueue
 from csre.contrast import contrast
-from csre.errors import CSREError, check_choice
-from csre.memory_bank import WHOLE_BANK, ClassSortedBank, MemoryBank, Shard
-from csre.options import ContrastOptions, Counts, Denominator, OwnRow, PositiveReduction, RepeatedNegatives, TooFew
+from csre.loss import normalise_rows
+from csre.memory_bank import WHOLE_BANK, ClassQueue, ClassSortedBank, MemoryBank, Shard
+from csre.options import (
+    ContrastOptions,
+    Counts,
+    CSREError,
+    Denominator,
+    OwnRow,
+    PositiveReduction,
+    RepeatedNegatives,
+    TooFew,
+    check_choice,
+)
+from csre.ranks import ALONE, Ranks
 from csre.sampling import WHOLE_BATCH, Draws
-from csre.similarity import normalise_rows
 from csre.stfd import POOLED_AXES, ProjectionHead
 
 BANK_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class CSRE(nn.Module):
+class BankContrast(nn.Module):
+    """Unit features of one or more branches, each contrasted with a memory bank of its own.
+
+    Args:
+        branches: their names.
+        labels: class of every training index, (L,) int64 tensor or sequence, 0 or more.
+        options: how rows are chosen and contrasted.
+        dim: D.
+        weight: factor of every branch's loss.
+        bank_dtype: storage of the banks: ``float32``, ``float16`` or ``bfloat16``.
+        capacity: rows per class at most, kept as a queue (``ClassQueue``); None for a row per training index.
+        shard: (rank, ranks) to keep only this rank's part of every bank's rows; None for all rows.
+
+    Attributes:
+        active_share: after a step, per branch, the share of the global batch's clips that had something to be
+            contrasted with: a scalar without gradient on the device of the features.
+        similarity: likewise the mean cosine of these clips to their ``positives``, ``hard_negatives`` and
+            ``random_negatives``; its mean over the ranks is that of the global batch.
+
+    Raises:
+        CSREError: an argument is out of range, unknown or of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        branches: Sequence[str],
+        labels: Tensor | Sequence[int],
+        options: ContrastOptions,
+        *,
+        dim: int = 256,
+        weight: float = 1.0,
+        bank_dtype: str = "float32",
+        capacity: int | None = None,
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("bank_dtype", bank_dtype, BANK_DTYPES)
+        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise CSREError(f"weight is {weight!r}: it must be a finite number >= 0, such as 1.0")
+        self.options = options
+        self.weight = weight
+        part = WHOLE_BANK if shard is None else Shard.of(shard)
+        self.banks = nn.ModuleDict({name: _build_bank(labels, dim, bank_dtype, capacity, part) for name in branches})
+        self.active_share: dict[str, Tensor] = {}
+        self.similarity: dict[str, dict[str, Tensor]] = {}
+
+    def write(self, unit_rows: dict[str, Tensor], labels: Tensor, indices: Tensor) -> None:
+        """Store the unit features of every branch, (N, D) each, in its bank.
+
+        Raises:
+            CSREError: as ``CSRE.forward``, for ``labels`` and ``indices``.
+        """
+        for name, bank in self._checked_banks(unit_rows, labels, indices):
+            bank.write(unit_rows[name], labels, indices)
+
+    def contrast(
+        self,
+        queries: dict[str, Tensor],
+        labels: Tensor,
+        indices: Tensor,
+        draws: Draws = WHOLE_BATCH,
+        ranks: Ranks = ALONE,
+        unit_rows: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted loss of every branch for unit features (n, D), after they were written.
+
+        With ``draws`` they can be a part of a larger batch: random rows are then drawn as for the whole of it. With
+        several ``ranks``, labels and indices are (G,), those of all ranks, as are ``unit_rows``, (G, D) per branch.
+
+        Raises:
+            CSREError: as ``CSRE.forward``, for ``labels`` and ``indices``.
+        """
+        everyone = queries if unit_rows is None else unit_rows
+        losses = {}
+        for name, bank in self._checked_banks(everyone, labels, indices):
+            result = contrast(queries[name], labels, indices, bank, self.options, draws, ranks, everyone[name].detach())
+            losses[name] = self.weight * result.loss
+            self.active_share[name] = result.active.float().mean()
+            self.similarity[name] = result.similarity
+        return losses
+
+    def _checked_banks(
+        self, unit_rows: dict[str, Tensor], labels: Tensor, indices: Tensor
+    ) -> list[tuple[str, ClassSortedBank]]:
+        banks = cast("list[tuple[str, ClassSortedBank]]", list(self.banks.items()))
+        name, bank = banks[0]  # one look suffices: all branches see the same clips and the same training set
+        check_shapes(len(unit_rows[name]), labels, indices)
+        _check_values(labels, indices, bank.labels)
+        return banks
+
+
+class CSRE(BankContrast):
     """Spatiotemporal feature decoupling and contrast against memory banks (paper section 3).
 
     In a training loop::
@@ -60,8 +167,7 @@ class CSRE(nn.Module):
             ``contrast_across_ranks`` and saved with ``gathered_state_dict``; None for all rows.
 
     Attributes:
-        active_share: after a forward pass, per branch, the share of the batch's clips that had something to be
-            contrasted with: a scalar without gradient on the device of the features.
+        active_share, similarity: of the latest step, see ``BankContrast``.
 
     Raises:
         CSREError: an argument is out of range, unknown or of the wrong shape.
@@ -88,8 +194,8 @@ class CSRE(nn.Module):
         capacity: int | None = None,
         shard: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()
-        self.options = ContrastOptions(
+        _check_branches(branches)
+        options = ContrastOptions(
             temperature=temperature,
             positives=Counts.of(positives),
             negatives=Counts.of(negatives),
@@ -99,16 +205,18 @@ class CSRE(nn.Module):
             own_row=own_row,
             too_few=too_few,
         )
-        _check_branches(branches)
-        check_choice("bank_dtype", bank_dtype, BANK_DTYPES)
-        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise CSREError(f"weight is {weight!r}: give a finite number, 0 or more, such as 1.0")
-        self.weight = weight
+        super().__init__(
+            branches,
+            labels,
+            options,
+            dim=dim,
+            weight=weight,
+            bank_dtype=bank_dtype,
+            capacity=capacity,
+            shard=shard,
+        )
         self.feature_shape = tuple(feature_shape)
         self.heads = nn.ModuleDict({name: ProjectionHead(name, feature_shape, dim, reduction) for name in branches})
-        part = WHOLE_BANK if shard is None else Shard.of(shard)
-        self.banks = nn.ModuleDict({name: _build_bank(labels, dim, bank_dtype, capacity, part) for name in branches})
-        self.active_share: dict[str, Tensor] = {}
 
     def forward(
         self, features: Tensor, labels: Tensor, indices: Tensor, generator: torch.Generator | None = None
@@ -127,7 +235,7 @@ class CSRE(nn.Module):
 
         Raises:
             CSREError: a wrong shape or dtype; for tensors on the CPU also an index outside the training set or a label
-                that is not the index's. Elsewhere finding these would stop the device: such a clip is left out.
+                that is not the index's. Elsewhere finding these would stop the device: such a clip is ignored.
         """
         queries = self.project(features)
         self.write(queries, labels, indices)
@@ -151,40 +259,84 @@ class CSRE(nn.Module):
         # The heads may run in a lower precision under autocast; their outputs are promoted here.
         return {name: normalise_rows(head(features)) for name, head in self.heads.items()}
 
-    def write(self, unit_rows: dict[str, Tensor], labels: Tensor, indices: Tensor) -> None:
-        """Store the unit features of every branch, (N, D) each, in its bank.
 
-        Raises:
-            CSREError: as ``forward``, for ``labels`` and ``indices``.
-        """
-        for name, bank in self._checked_banks(unit_rows, labels, indices):
-            bank.write(unit_rows[name], labels, indices)
+def contrast_across_ranks(
+    csre: BankContrast,
+    queries: dict[str, Tensor],
+    labels: Tensor,
+    indices: Tensor,
+    group: dist.ProcessGroup | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Write the clips of all ranks to every bank and contrast this rank's own; collective.
 
-    def contrast(
-        self, queries: dict[str, Tensor], labels: Tensor, indices: Tensor, draws: Draws = WHOLE_BATCH
-    ) -> dict[str, Tensor]:
-        """The weighted loss of every branch for unit features (N, D), after they were written.
+    In a training loop, where ``model`` is DistributedDataParallel over the encoder and ``csre.project``::
 
-        With ``draws`` they can be a part of a larger batch: random rows are then drawn as for the whole of it.
+        logits, queries = model(x)
+        losses = contrast_across_ranks(csre, queries, labels, indices)
+        (cross_entropy(logits, labels) + sum(losses.values())).backward()
 
-        Raises:
-            CSREError: as ``forward``, for ``labels`` and ``indices``.
-        """
-        losses = {}
-        for name, bank in self._checked_banks(queries, labels, indices):
-            loss, active = contrast(queries[name], labels, indices, bank, self.options, draws)
-            losses[name] = self.weight * loss
-            self.active_share[name] = active.float().mean()
-        return losses
+    Keep the banks out of what DistributedDataParallel wraps, or it sends them to all ranks in every step. There is no
+    collective in the backward pass. Without a process group, or with one rank, this is ``csre.write`` and
+    ``csre.contrast``.
 
-    def _checked_banks(
-        self, unit_rows: dict[str, Tensor], labels: Tensor, indices: Tensor
-    ) -> list[tuple[str, ClassSortedBank]]:
-        banks = cast("list[tuple[str, ClassSortedBank]]", list(self.banks.items()))
-        name, bank = banks[0]  # one look suffices: all branches see the same clips and the same training set
-        check_shapes(len(unit_rows[name]), labels, indices)
-        _check_values(labels, indices, bank.labels)
-        return banks
+    Args:
+        csre: built alike on all ranks.
+        queries: per branch what ``csre.project`` gave for this rank's clips, (n, D) with gradient.
+        labels: (n,) int64, classes of this rank's clips.
+        indices: (n,) int64, their training indices.
+        group: the ranks; None for the default group.
+        generator: where random rows are drawn from; None for torch's global generator of the device. In the same state
+            on all ranks they draw what one process draws for the global batch.
+
+    Returns:
+        Per branch this rank's part of the weighted loss, a scalar: its mean over the ranks is the loss of the global
+        batch. ``csre.active_share`` is that of the global batch.
+
+    Raises:
+        CSREError: as ``csre.write``, on all ranks alike where the values of another rank are at fault. For tensors on
+            the CPU also ranks with unequal numbers of clips; elsewhere looking would stop the device.
+    """
+    ranks = Ranks.of(group)
+    check_shapes(len(next(iter(queries.values()))), labels, indices)
+    if indices.device.type == "cpu":
+        ranks.check_equal("clips", len(indices))
+    unit_rows = _gather_branches(ranks, queries)
+    all_labels, all_indices = ranks.gather(torch.stack([labels, indices], dim=1)).unbind(dim=1)
+    csre.write(unit_rows, all_labels, all_indices)
+
+    draws = Draws(generator, ranks.part(len(indices)).start, len(all_indices))
+    return csre.contrast(queries, all_labels, all_indices, draws, ranks, unit_rows)
+
+
+def gathered_state_dict(csre: BankContrast, group: dist.ProcessGroup | None = None) -> dict[str, Any] | None:
+    """The state of ``csre`` with all rows of every bank, for a checkpoint; collective.
+
+    It is what one process has, whatever the number of ranks, and may be loaded into any other number of them: each
+    keeps its own rows. For that, ``torch.load`` with ``mmap=True`` spares every rank the rest.
+
+    Args:
+        csre: with sharded banks or without.
+        group: the ranks; None for the default group.
+
+    Returns:
+        On rank 0 what ``csre.state_dict()`` gives, with the rows of sharded banks collected on the host; None on the
+        other ranks.
+    """
+    ranks = Ranks.of(group)
+    state = csre.state_dict()
+    for name, bank in cast("dict[str, ClassSortedBank]", csre.banks).items():
+        if bank.shard.ranks > 1:
+            spans = [Shard(rank, ranks.world).span(len(bank.written)) for rank in range(ranks.world)]
+            state[f"banks.{name}.rows"] = ranks.collect(bank.rows, [stop - start for start, stop in spans])
+    return state if ranks.rank == 0 else None
+
+
+def _gather_branches(ranks: Ranks, queries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Per branch the unit rows (G, D) of all ranks, by one collective for all branches."""
+    together = ranks.gather(torch.cat(list(queries.values()), dim=1))
+    widths = [query.shape[1] for query in queries.values()]
+    return dict(zip(queries, together.split(widths, dim=1), strict=True))
 
 
 def _build_bank(

@@ -1,4 +1,4 @@
-"""What a contrast is made of: how many rows are chosen by which rule, and how their similarities become a loss.
+"""The options of a contrast: how many rows are chosen by which rule, and how their similarities become a loss.
 
 The defaults follow the paper (section 3.3, equations 8 and 9, section 4.2) with the exponential that a softmax needs
 and the mean over positives. The docs page paper_vs_code.md has a row per difference to the released code.
@@ -6,11 +6,11 @@ and the mean over positives. The docs page paper_vs_code.md has a row per differ
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-
-from csre.errors import CSREError, check_choice
 
 Denominator: TypeAlias = Literal["joint", "split"]
 PositiveReduction: TypeAlias = Literal["mean", "sum"]
@@ -19,12 +19,30 @@ OwnRow: TypeAlias = Literal["exclude", "include"]
 TooFew: TypeAlias = Literal["use", "skip"]
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many rows of the bank are chosen per anchor: ``hard`` by similarity, ``random`` by lot.
+class CSREError(ValueError):
+    """A setting or an input that CSRE cannot work with; the message names it, the reason and the fix."""
+
+
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse ``value`` if it is none of ``choices``.
 
     Raises:
-        CSREError: a count is negative or no whole number, or both are zero.
+        CSREError: names the option, the value, the nearest choice if one is near, and all choices.
+    """
+    known = list(choices)
+    if value in known:
+        return
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise CSREError(f"{option} is {value!r}: {hint}choose one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many rows of the bank are chosen per anchor: ``hard`` by similarity, ``random`` uniformly.
+
+    Raises:
+        CSREError: a count is not an integer >= 0, or both are 0.
     """
 
     hard: int
@@ -33,7 +51,7 @@ class Counts:
     def __post_init__(self) -> None:
         for rule, count in (("hard", self.hard), ("random", self.random)):
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                raise CSREError(f"the count of {rule} samples is {count!r}: give a whole number, 0 or more")
+                raise CSREError(f"the count of {rule} samples is {count!r}: it must be an integer >= 0")
         if self.hard + self.random == 0:
             raise CSREError("hard and random are both 0: a contrast needs at least one sample of each kind")
 
@@ -83,7 +101,7 @@ class ContrastOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
-            raise CSREError(f"temperature is {self.temperature!r}: give a finite number above 0, such as 0.8")
+            raise CSREError(f"temperature is {self.temperature!r}: it must be a finite number above 0, such as 0.8")
         check_choice("denominator", self.denominator, ("joint", "split"))
         check_choice("positive_reduction", self.positive_reduction, ("mean", "sum"))
         check_choice("repeated_negatives", self.repeated_negatives, ("twice", "once"))
@@ -94,3 +112,27 @@ class ContrastOptions:
                 "repeated_negatives 'once' has no meaning with denominator 'split', where hard and random negatives "
                 "never meet in one sum: use denominator 'joint' or repeated_negatives 'twice'"
             )
+
+    def loss_bounds(self) -> tuple[float, float]:
+        """The least and the greatest loss of a clip whose positives and negatives are as many as asked for.
+
+        A positive with K negatives costs at least log(1 + K exp(-2/tau)), where its cosine is 1 and theirs are -1, and
+        at most log(1 + K exp(2/tau)). With equal cosines, as near the start of a training, it costs log(1 + K). With
+        temperature 0.8 and 1024 negatives the three are 4.4, 9.4 and 6.9: such a loss cannot come near zero.
+        """
+        counts = [count for count in (self.negatives.hard, self.negatives.random) if count > 0]
+        fewest, most = counts, counts
+        if self.denominator == "joint":
+            most = [sum(counts)]
+            fewest = [max(counts)] if self.repeated_negatives == "once" else most
+        factor = self.positives.hard + self.positives.random if self.positive_reduction == "sum" else 1
+        least, greatest = (
+            factor * sum(_softplus(math.log(count) + sign * 2 / self.temperature) for count in sizes) / len(sizes)
+            for sizes, sign in ((fewest, -1), (most, 1))
+        )
+        return least, greatest
+
+
+def _softplus(value: float) -> float:
+    """log(1 + exp(value)) without overflow."""
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))

@@ -1,106 +1,104 @@
-"""The contrast of a distributed run: every rank brings some clips of a global batch, and all of them meet every bank.
+"""What the ranks of a distributed run exchange, by torch.distributed over any backend; one process is one rank.
 
-The banks stay bit-identical on all ranks. Averaged over the ranks, as DistributedDataParallel averages gradients, the
-losses and their gradients are those of one process with the global batch.
-
-Shapes: W ranks, n clips on each of them, G = W * n clips of the global batch, D dimensions of a feature.
+Shapes: W ranks, n clips on each of them.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from csre.collectives import Ranks
-from csre.contrast import contrast
-from csre.memory_bank import ClassSortedBank, Shard
-from csre.module import CSRE, check_shapes
-from csre.sampling import Draws
+from csre.options import CSREError
+
+# Rows sent at a time when rank 0 collects a bank.
+_BLOCK = 2**16
 
 
-def contrast_across_ranks(
-    csre: CSRE,
-    queries: dict[str, Tensor],
-    labels: Tensor,
-    indices: Tensor,
-    group: dist.ProcessGroup | None = None,
-    generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
-    """Write the clips of all ranks to every bank and contrast this rank's own; collective.
+class Ranks(NamedTuple):
+    """The processes of a group, in rank order. Its methods but ``part`` are collective.
 
-    In a training loop, where ``model`` is DistributedDataParallel over the encoder and ``csre.project``::
-
-        logits, queries = model(x)
-        losses = contrast_across_ranks(csre, queries, labels, indices)
-        (cross_entropy(logits, labels) + sum(losses.values())).backward()
-
-    Keep the banks out of what DistributedDataParallel wraps, or it sends them to all ranks in every step. There is no
-    collective in the backward pass. Without a process group, or with one rank, this is ``csre.write`` and
-    ``csre.contrast``.
-
-    Args:
-        csre: built alike on all ranks.
-        queries: per branch what ``csre.project`` gave for this rank's clips, (n, D) with gradient.
-        labels: (n,) int64, classes of this rank's clips.
-        indices: (n,) int64, their training indices.
-        group: the ranks; None for the default group.
-        generator: where random rows are drawn from; None for torch's global generator of the device. In the same state
-            on all ranks they draw what one process draws for the global batch.
-
-    Returns:
-        Per branch this rank's part of the weighted loss, a scalar: its mean over the ranks is the loss of the global
-        batch. ``csre.active_share`` is that of the global batch.
-
-    Raises:
-        CSREError: as ``csre.write``, on all ranks alike where the values of another rank are at fault. For tensors on
-            the CPU also ranks with unequal numbers of clips; elsewhere looking would stop the device.
+    Attributes:
+        rank: number of this process in the group.
+        world: W.
+        group: None for the default group.
     """
-    ranks = Ranks.of(group)
-    check_shapes(len(next(iter(queries.values()))), labels, indices)
-    if indices.device.type == "cpu":
-        ranks.check_equal("clips", len(indices))
-    unit_rows = _gather_branches(ranks, queries)
-    all_labels, all_indices = ranks.gather(torch.stack([labels, indices], dim=1)).unbind(dim=1)
-    csre.write(unit_rows, all_labels, all_indices)
 
-    draws = Draws(generator, ranks.part(len(indices)).start, len(all_indices))
-    losses = {}
-    for name, query in queries.items():
-        bank = cast("ClassSortedBank", csre.banks[name])
-        loss, active = contrast(query, all_labels, all_indices, bank, csre.options, draws, ranks, unit_rows[name])
-        losses[name] = csre.weight * loss
-        csre.active_share[name] = active.float().mean()
-    return losses
+    rank: int
+    world: int
+    group: dist.ProcessGroup | None = None
+
+    @classmethod
+    def of(cls, group: dist.ProcessGroup | None) -> Ranks:
+        """Those of ``group``; None for the default group, or for this process alone where there is none.
+
+        Raises:
+            CSREError: this process is not in ``group``.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return ALONE
+        rank = dist.get_rank(group)
+        if rank < 0:
+            raise CSREError("this process is not in the group that was given: call this in the ranks of the group only")
+        return cls(rank, dist.get_world_size(group), group)
+
+    def part(self, clips: int) -> slice:
+        """Where this rank's clips are in the global batch if every rank has so many."""
+        return slice(self.rank * clips, (self.rank + 1) * clips)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors (n, ...) of all ranks one after another, (W * n, ...), without gradient."""
+        if self.world == 1:
+            return tensor.detach()
+        everyone = tensor.new_empty(self.world, *tensor.shape)
+        dist.all_gather(list(everyone.unbind()), tensor.detach().contiguous(), group=self.group)
+        return everyone.flatten(0, 1)
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """What every rank has for the clips of this one, (W, n, ...), when each gives (W * n, ...) for all clips."""
+        if self.world == 1:
+            return tensor[None]
+        received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        dist.all_to_all_single(received, tensor.contiguous(), group=self.group)
+        return received.unflatten(0, (self.world, -1))
+
+    def collect(self, own: Tensor, lengths: Sequence[int]) -> Tensor | None:
+        """On rank 0 the tensors (lengths[rank], ...) of all ranks one after another, on the host; None on the others.
+
+        They come one by one and in blocks, so that nowhere but there more than a block is held twice.
+        """
+        if self.rank > 0:
+            for block in own.split(_BLOCK):
+                dist.send(block.contiguous(), self._global_rank(0), group=self.group)
+            return None
+        everyone = torch.empty(sum(lengths), *own.shape[1:], dtype=own.dtype)
+        first, *others = everyone.split(list(lengths))
+        first.copy_(own)
+        for rank, part in enumerate(others, start=1):
+            for block in part.split(_BLOCK):
+                received = torch.empty_like(block, device=own.device)
+                dist.recv(received, self._global_rank(rank), group=self.group)
+                block.copy_(received)
+        return everyone
+
+    def _global_rank(self, rank: int) -> int:
+        return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+    def check_equal(self, what: str, number: int) -> None:
+        """Refuse numbers that differ between ranks.
+
+        Raises:
+            CSREError: on all ranks, with all numbers.
+        """
+        numbers = self.gather(torch.tensor([number])).tolist()
+        if len(set(numbers)) > 1:
+            raise CSREError(
+                f"the ranks bring {', '.join(map(str, numbers))} {what}: give every rank equally many, "
+                "from a global batch that the number of ranks divides, and drop an incomplete last batch"
+            )
 
 
-def gathered_state_dict(csre: CSRE, group: dist.ProcessGroup | None = None) -> dict[str, Any] | None:
-    """The state of ``csre`` with all rows of every bank, for a checkpoint; collective.
-
-    It is what one process has, whatever the number of ranks, and may be loaded into any other number of them: each
-    keeps its own rows. For that, ``torch.load`` with ``mmap=True`` spares every rank the rest.
-
-    Args:
-        csre: with sharded banks or without.
-        group: the ranks; None for the default group.
-
-    Returns:
-        On rank 0 what ``csre.state_dict()`` gives, with the rows of sharded banks collected on the host; None on the
-        other ranks.
-    """
-    ranks = Ranks.of(group)
-    state = csre.state_dict()
-    for name, bank in cast("dict[str, ClassSortedBank]", csre.banks).items():
-        if bank.shard.ranks > 1:
-            spans = [Shard(rank, ranks.world).span(len(bank.written)) for rank in range(ranks.world)]
-            state[f"banks.{name}.rows"] = ranks.collect(bank.rows, [stop - start for start, stop in spans])
-    return state if ranks.rank == 0 else None
-
-
-def _gather_branches(ranks: Ranks, queries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Per branch the unit rows (G, D) of all ranks, by one collective for all branches."""
-    together = ranks.gather(torch.cat(list(queries.values()), dim=1))
-    widths = [query.shape[1] for query in queries.values()]
-    return dict(zip(queries, together.split(widths, dim=1), strict=True))
+ALONE = Ranks(0, 1)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from csre.anchors import Anchors
+from csre.memory_bank import Anchors
+from csre.options import ContrastOptions
 
 
 class Draws(NamedTuple):
@@ -58,6 +59,59 @@ class Selection(NamedTuple):
 def join(first: Selection, second: Selection) -> Selection:
     """Both selections side by side."""
     return Selection(torch.cat([first.rows, second.rows], dim=1), torch.cat([first.valid, second.valid], dim=1))
+
+
+class Choice(NamedTuple):
+    """The rows that a batch is contrasted with, and the anchors for which there are enough of them.
+
+    Attributes:
+        positives: the hard ones, then the random ones.
+        hard_negatives: hardest first.
+        random_negatives: may hold rows that are among the hard ones, too.
+        active: (N,) bool.
+    """
+
+    positives: Selection
+    hard_negatives: Selection
+    random_negatives: Selection
+    active: Tensor
+
+    def joined(self) -> Selection:
+        """All of them side by side, (N, K)."""
+        return join(self.positives, join(self.hard_negatives, self.random_negatives))
+
+
+def choose(similarity: Tensor, anchors: Anchors, options: ContrastOptions, draws: Draws = WHOLE_BATCH) -> Choice:
+    """Choose rows by the rules and counts of ``options``.
+
+    Args:
+        similarity: (N, B) floating, of every anchor with every row.
+        anchors: of the same batch and bank, after the batch was written.
+        options: see there.
+        draws: where the random rows come from.
+    """
+    own_row = options.own_row == "include"
+    return Choice(
+        positives=join(
+            hardest_positives(similarity, anchors, options.positives.hard, own_row),
+            random_positives(anchors, options.positives.random, draws),
+        ),
+        hard_negatives=hardest_negatives(similarity, anchors, options.negatives.hard),
+        random_negatives=random_negatives(anchors, options.negatives.random, draws),
+        active=active_anchors(anchors, options),
+    )
+
+
+def active_anchors(anchors: Anchors, options: ContrastOptions) -> Tensor:
+    """(N,) bool: usable anchors for which the bank holds enough rows of either kind."""
+    of_class, elsewhere = anchors.written_in_class(), anchors.written_elsewhere()
+    besides_own = of_class - (anchors.own_row >= 0).long()
+    for_hard = of_class if options.own_row == "include" else besides_own
+    if options.too_few == "skip":
+        enough = (for_hard >= options.positives.hard) & (besides_own >= options.positives.random)
+        return anchors.usable & enough & (elsewhere >= max(options.negatives.hard, options.negatives.random))
+    most = for_hard if options.positives.hard > 0 else besides_own
+    return anchors.usable & (most > 0) & (elsewhere > 0)
 
 
 def hardest_positives(similarity: Tensor, anchors: Anchors, count: int, own_row: bool) -> Selection:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from csre.errors import CSREError, check_choice
+from csre.options import CSREError, check_choice
 
 # The axes of (N, M, C, T, V) that a branch pools. "global" keeps neither frames nor joints: the paper's Table 5.
 POOLED_AXES: dict[str, tuple[int, ...]] = {"spatial": (3,), "temporal": (4,), "global": (3, 4)}
@@ -33,7 +33,7 @@ class ProjectionHead(nn.Module):
         reduction: r of the paper, by integer division.
 
     Raises:
-        CSREError: unknown branch, a size that is no positive whole number, or fewer channels than ``reduction``.
+        CSREError: unknown branch, a size that is not an integer >= 1, or fewer channels than ``reduction``.
     """
 
     def __init__(self, branch: str, feature_shape: tuple[int, int, int], dim: int = 256, reduction: int = 8) -> None:
@@ -97,11 +97,11 @@ def load_published_heads(
 def _check_sizes(feature_shape: tuple[int, int, int], dim: int, reduction: int) -> None:
     if len(feature_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in feature_shape):
         raise CSREError(
-            f"feature_shape is {feature_shape!r}: give three positive whole numbers (channels, frames, joints)"
+            f"feature_shape is {feature_shape!r}: it must be three integers >= 1 (channels, frames, joints)"
         )
     for option, value in (("dim", dim), ("reduction", reduction)):
         if not isinstance(value, int) or value < 1:
-            raise CSREError(f"{option} is {value!r}: give a positive whole number")
+            raise CSREError(f"{option} must be an integer >= 1, not {value!r}")
     if feature_shape[0] < reduction:
         raise CSREError(
             f"reduction is {reduction} but the map has only {feature_shape[0]} channels, so none would be left: "

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from csre import CSRE
-from csre.ranks import contrast_across_ranks
+from csre import CSRE, contrast_across_ranks
 from feeders.feeder import ClipBatch
 from model import Encoder
 

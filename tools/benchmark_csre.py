@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import Measurement, Timer
 
 from csre import CSRE, ContrastOptions
-from csre.reference import reference_contrast
-from csre.similarity import normalise_rows
+from csre.loss import normalise_rows
 from graph import get_skeleton
 from model import Encoder, build_encoder
+from tests.csre.reference import reference_contrast
 from tools.arguments import duration
 
 DIM = 256

@@ -20,8 +20,8 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from csre import CSRE, ContrastOptions, contrast_across_ranks
+from csre.loss import normalise_rows
 from csre.module import BANK_DTYPES
-from csre.similarity import normalise_rows
 from tools.arguments import count
 from tools.memory import peak_bytes
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from csre import CSRE, contrast_across_ranks, gathered_state_dict
+from csre.loss import normalise_rows
 from csre.sampling import Draws
-from csre.similarity import normalise_rows
 
 SHAPE = (16, 5, 4)
 DIM = 8
@@ -46,11 +46,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Step(NamedTuple):
-    """What one step gave: per branch the loss, the gradient to the features (n, D), and the active share."""
+    """What one step gave per branch: loss, gradient to the features (n, D), active share, mean similarities."""
 
     losses: dict[str, Tensor]
     gradients: dict[str, Tensor]
     active_share: dict[str, Tensor]
+    similarity: dict[str, dict[str, Tensor]]
 
 
 class Run(NamedTuple):
@@ -115,6 +116,7 @@ def run(
                 {name: loss.detach() for name, loss in losses.items()},
                 {name: leaf.grad for name, leaf in leaves.items()},
                 dict(csre.active_share),
+                dict(csre.similarity),
             )
         )
     state = gathered_state_dict(csre, group) if distributed else csre.state_dict()
@@ -132,6 +134,9 @@ def check_against_one_process(one: Run, ranks: list[Run], tolerance: float) -> N
             gradient = torch.cat([part.gradients[name] for part in parts]) / world
             torch.testing.assert_close(gradient, expected.gradients[name], **close)
             assert all(torch.equal(part.active_share[name], expected.active_share[name]) for part in parts)
+            for kind, value in expected.similarity[name].items():
+                mean = sum(part.similarity[name][kind] for part in parts) / world
+                torch.testing.assert_close(mean, value, **close)
     assert ranks[0].state.keys() == one.state.keys()
     for name, value in one.state.items():
         torch.testing.assert_close(ranks[0].state[name], value, **close)

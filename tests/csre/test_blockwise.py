@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-import csre.anchors
-import csre.blockwise
 import csre.contrast
+import csre.memory_bank
 from csre import MemoryBank
+from csre.loss import normalise_rows
 from csre.options import ContrastOptions, Counts
-from csre.similarity import normalise_rows
 from tests.csre.scenario import LABELS, OPTIONS, check_against_one_process, run
 
 
@@ -16,7 +15,7 @@ from tests.csre.scenario import LABELS, OPTIONS, check_against_one_process, run
 def in_blocks(request, monkeypatch):
     """Every bank counts as large; so many rows (of a batch of 12) make a block."""
     monkeypatch.setattr(csre.contrast, "_AT_ONCE", 0)
-    monkeypatch.setattr(csre.blockwise, "_BLOCK", 12 * request.param)
+    monkeypatch.setattr(csre.contrast, "_BLOCK", 12 * request.param)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +38,10 @@ def test_banks_of_half_precision(monkeypatch, stored):
     results = []
     for limit in (csre.contrast._AT_ONCE, 0):
         monkeypatch.setattr(csre.contrast, "_AT_ONCE", limit)
-        monkeypatch.setattr(csre.blockwise, "_BLOCK", 12 * 7)
+        monkeypatch.setattr(csre.contrast, "_BLOCK", 12 * 7)
         leaf = features.clone().requires_grad_()
         options = ContrastOptions(positives=Counts(4, 0), negatives=Counts(9, 60))
-        loss, _ = csre.contrast.contrast(normalise_rows(leaf), LABELS[:12], indices[:12], bank, options)
+        loss, _, _ = csre.contrast.contrast(normalise_rows(leaf), LABELS[:12], indices[:12], bank, options)
         loss.backward()
         results.append((loss.detach(), leaf.grad))
     for value, expected in zip(*results, strict=True):
@@ -57,8 +56,8 @@ def test_written_rows_are_searched_as_they_are_listed(monkeypatch):
     bank.write(torch.ones(23, 2), LABELS[indices], indices)
     ranks = torch.randint(23, (4, 50))
     expected = bank.written.nonzero().flatten()[ranks]
-    for limit in (csre.anchors._LISTED_ROWS, 0):
-        monkeypatch.setattr(csre.anchors, "_LISTED_ROWS", limit)
+    for limit in (csre.memory_bank._LISTED_ROWS, 0):
+        monkeypatch.setattr(csre.memory_bank, "_LISTED_ROWS", limit)
         anchors = bank.anchors(torch.ones(23, 2), LABELS[indices], indices)
         assert torch.equal(anchors.written_rows(ranks), expected)
         beyond = anchors.written_rows(torch.tensor([23, 59, 100]))

@@ -5,13 +5,13 @@ import torch
 
 from csre import ClassQueue, ContrastOptions, Counts, CSREError, MemoryBank
 from csre.contrast import contrast
-from csre.similarity import normalise_rows
+from csre.loss import normalise_rows
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 3])  # with 2 rows per class: rows 0 1 | 2 3 | 4; class 2 is empty
 
 
 def write(queue, indices, values=None):
-    """Store (1, value), not normalised, so that a row tells which write filled it."""
+    """Store (1, value), not normalised, so that a row shows which write filled it."""
     indices = torch.tensor(indices)
     values = indices.float() if values is None else torch.tensor(values, dtype=torch.float32)
     queue.write(torch.stack([torch.ones_like(values), values], dim=1), LABELS[indices], indices)
@@ -59,7 +59,7 @@ def test_an_anchor_that_was_pushed_out_is_still_contrasted():
     indices = torch.tensor([0, 1, 2, 5])
     queue.write(query, LABELS[indices], indices)
     options = ContrastOptions(positives=Counts(2, 2), negatives=Counts(2, 2))
-    _, active = contrast(query, LABELS[indices], indices, queue, options)
+    _, active, _ = contrast(query, LABELS[indices], indices, queue, options)
     # 0 was pushed out by 2 and has two positives; 1 and 2 have each other; 5 has none but itself.
     assert active.tolist() == [True, True, True, False]
 
@@ -101,7 +101,7 @@ def test_a_long_queue_gives_the_losses_of_the_full_bank():
             query = features.clone().requires_grad_()
             unit = normalise_rows(query)
             bank.write(unit, labels[indices], indices)
-            loss, active = contrast(unit, labels[indices], indices, bank, options)
+            loss, active, _ = contrast(unit, labels[indices], indices, bank, options)
             loss.backward()
             results.append((loss.detach(), query.grad, active))
         for full, queued in zip(*results, strict=True):

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from csre.loss import Scores, info_nce, mean_over_active
+from csre.loss import Cosines, info_nce, mean_over_active
 
 
 def scores(values, valid=None):
     values = torch.tensor(values, dtype=torch.float64)
-    return Scores(values, torch.ones_like(values, dtype=torch.bool) if valid is None else torch.tensor(valid))
+    return Cosines(values, torch.ones_like(values, dtype=torch.bool) if valid is None else torch.tensor(valid))
 
 
 def test_equal_similarities_cost_the_logarithm_of_all_logits():
@@ -55,8 +55,8 @@ def test_an_anchor_without_partners_leaves_values_and_gradients_finite(empty):
     values = torch.tensor([[0.5, 0.2], [0.1, 0.3]], dtype=torch.float64, requires_grad=True)
     everything = torch.ones(2, 2, dtype=torch.bool)
     some = torch.tensor([[True, True], [False, False]])
-    positives = Scores(values, some if empty == "positives" else everything)
-    negatives = Scores(values.flip(1), some if empty == "negatives" else everything)
+    positives = Cosines(values, some if empty == "positives" else everything)
+    negatives = Cosines(values.flip(1), some if empty == "negatives" else everything)
     with torch.autograd.set_detect_anomaly(True):  # no NaN on the way, not even one that is masked in the end
         mean_over_active(info_nce(positives, [negatives], 0.8, "mean"), some[:, 0]).backward()
     assert values.grad.isfinite().all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csre import CSREError, MemoryBank
-from csre.similarity import normalise_rows
+from csre.loss import normalise_rows
 
 LABELS = [2, 0, 2, 0, 0]  # rows: index 1 3 4 | 0 2; class 1 is empty
 

@@ -51,6 +51,28 @@ def test_losses_are_scalars_of_every_branch_with_gradients():
     assert not any(buffer.requires_grad for buffer in csre.buffers())
 
 
+def test_mean_similarities_of_what_was_chosen():
+    """With all negatives drawn at random, nothing is left to chance; one positive and two hard negatives by sorting."""
+    csre = filled(positives=(1, 0), negatives=(2, 40), branches=("spatial",))
+    features, labels, indices = batch(csre)
+    csre(features, labels, indices)
+    bank = csre.banks["spatial"]
+    cosines = (csre.project(features)["spatial"] @ bank.rows.T).detach()
+    row_labels = bank.labels.sort().values
+    own_row = bank.rows_of(indices)
+    expected = {"positives": 0.0, "hard_negatives": 0.0, "random_negatives": 0.0}
+    for cosine, label, own in zip(cosines, labels, own_row, strict=True):
+        mates = (row_labels == label) & (torch.arange(40) != own)
+        others = cosine[row_labels != label]
+        expected["positives"] += cosine[mates].min() / 6
+        expected["hard_negatives"] += others.topk(2).values.mean() / 6
+        expected["random_negatives"] += others.mean() / 6
+    assert csre.similarity["spatial"].keys() == expected.keys()
+    for kind, value in csre.similarity["spatial"].items():
+        torch.testing.assert_close(value, torch.as_tensor(expected[kind]))
+        assert not value.requires_grad
+
+
 def test_labels_may_be_a_plain_sequence():
     csre = CSRE(SHAPE, [0, 1, 1, 0], **SMALL)
     csre(torch.randn(2, 1, *SHAPE), torch.tensor([1, 0]), torch.tensor([2, 3]))

@@ -1,4 +1,6 @@
-"""The options: their defaults are the paper's, their errors name the mend."""
+"""The options: their defaults are the paper's, their errors name the fix."""
+
+import math
 
 import pytest
 
@@ -47,3 +49,23 @@ def test_bad_counts_are_named(counts, message):
 def test_bad_options_are_named(changes, message):
     with pytest.raises(CSREError, match=message):
         ContrastOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "least", "greatest"),
+    [
+        ({}, 1024 * math.exp(-2.5), 1024 * math.exp(2.5)),
+        ({"repeated_negatives": "once"}, 512 * math.exp(-2.5), 1024 * math.exp(2.5)),
+        ({"denominator": "split"}, 512 * math.exp(-2.5), 512 * math.exp(2.5)),
+        ({"negatives": Counts(0, 16), "temperature": 0.5}, 16 * math.exp(-4), 16 * math.exp(4)),
+    ],
+)
+def test_bounds_of_the_loss(changes, least, greatest):
+    expected = (math.log1p(least), math.log1p(greatest))
+    assert ContrastOptions(**changes).loss_bounds() == pytest.approx(expected)
+    total = ContrastOptions(**changes, positive_reduction="sum").loss_bounds()
+    assert total == pytest.approx([128 * bound for bound in expected])
+
+
+def test_bounds_at_a_temperature_that_would_overflow():
+    assert ContrastOptions(temperature=0.001).loss_bounds() == pytest.approx((0.0, 2000 + math.log(1024)))

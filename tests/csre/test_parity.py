@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from csre import ContrastOptions, Counts, MemoryBank, ProjectionHead, load_published_heads
-from csre.choice import choose, losses_of_choice
-from csre.loss import mean_over_active
-from csre.reference import reference_contrast
-from csre.sampling import Selection
-from csre.similarity import chosen_similarities, normalise_rows, similarities
+from csre.loss import chosen_similarities, losses_of_choice, mean_over_active, normalise_rows, similarities
+from csre.sampling import Selection, choose
+from tests.csre.reference import reference_contrast
 
 HEAD_CASES = ["small", "one_person", "ntu", "ucla"]
 LOSS_CASES = ["all_written", "some_unwritten", "some_skipped", "none_valid", "own_slot", "all_negatives", "full_size"]

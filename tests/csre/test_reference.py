@@ -1,4 +1,4 @@
-"""The batched contrast against the plain loop of csre.reference: random cases, every sampling mix, whole steps.
+"""The batched contrast against the plain loop: random cases, every sampling mix, whole steps.
 
 The loop itself is checked against the released code's numbers in test_parity.py.
 """
@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from csre import CSRE, ContrastOptions, Counts, MemoryBank
-from csre.choice import choose, losses_of_choice
-from csre.loss import mean_over_active
-from csre.reference import reference_contrast
-from csre.similarity import chosen_similarities, normalise_rows, similarities
+from csre.loss import chosen_similarities, losses_of_choice, mean_over_active, normalise_rows, similarities
+from csre.sampling import choose
+from tests.csre.reference import reference_contrast
 
 SAMPLING = [Counts(3, 0), Counts(0, 3), Counts(3, 2)]
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from csre import CSRE, ClassQueue, CSREError, MemoryBank, collectives, contrast_across_ranks, gathered_state_dict
+from csre import CSRE, ClassQueue, CSREError, MemoryBank, contrast_across_ranks, gathered_state_dict
+from csre import ranks as ranks_module
+from csre.loss import normalise_rows
 from csre.memory_bank import Shard
-from csre.similarity import normalise_rows
 from tests.csre.scenario import DIM, LABELS, OPTIONS, SHAPE, build, check_against_one_process, run
 from tests.csre.worlds import run_world
 
@@ -33,7 +34,7 @@ def differentiate_on_one_rank():
 
 
 def run_in_group():
-    """Ranks 1 and 2 of three as a group of their own; what rank 0 is told."""
+    """Ranks 1 and 2 of three as a group of their own; what rank 0 is refused."""
     group = dist.new_group([1, 2])
     if dist.get_rank() == 0:
         with pytest.raises(CSREError) as caught:
@@ -44,7 +45,7 @@ def run_in_group():
 
 def state_of_half_precision_banks(bank_dtype):
     """The state that rank 0 collects in blocks of 7 rows, and the rows that this rank keeps."""
-    collectives._BLOCK = 7
+    ranks_module._BLOCK = 7
     csre = CSRE(SHAPE, LABELS, dim=DIM, bank_dtype=bank_dtype, shard=(dist.get_rank(), dist.get_world_size()))
     queries = {name: normalise_rows(torch.randn(20, DIM)) for name in csre.heads}
     indices = torch.arange(20) + 20 * dist.get_rank()
@@ -90,8 +91,8 @@ def test_the_backward_pass_waits_for_no_other_rank(ranks):
 
 
 def test_a_group_of_some_ranks(one_process, ranks):
-    told, *of_group = ranks[2]
-    assert "not in the group" in told
+    refused, *of_group = ranks[2]
+    assert "not in the group" in refused
     check_against_one_process(one_process["once"], of_group, 1e-12)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csre import CSREError
-from csre.similarity import chosen_similarities, normalise_rows, similarities
+from csre.loss import chosen_similarities, normalise_rows, similarities
 
 
 def test_rows_get_length_one_and_the_gradient_is_tangential():

@@ -60,8 +60,8 @@ def test_start_values():
         (("spatial", (8, 5)), "feature_shape is (8, 5)"),
         (("spatial", (8, 0, 4)), "feature_shape is (8, 0, 4)"),
         (("spatial", (4, 5, 4)), "only 4 channels"),
-        (("spatial", (8, 5, 4), 0), "dim is 0"),
-        (("spatial", (8, 5, 4), 6, -1), "reduction is -1"),
+        (("spatial", (8, 5, 4), 0), "dim must be an integer >= 1, not 0"),
+        (("spatial", (8, 5, 4), 6, -1), "reduction must be an integer >= 1, not -1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

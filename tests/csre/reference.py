@@ -1,7 +1,6 @@
 """The contrast of one branch as a plain loop over the clips of a batch: the readable statement of the loss.
 
-It is far slower than ``csre.contrast`` and sorts the whole bank for every clip. Tests compare the two, the benchmark
-measures the distance.
+It is far slower than ``csre.contrast`` and sorts the whole bank for every clip. Tests compare the two.
 
 Shapes: N anchors (the clips of a batch), L slots (one per training index, in their order), D dimensions of a feature.
 """
@@ -59,18 +58,17 @@ def reference_contrast(
         others = positives[positives != index]
         candidates = positives if options.own_row == "include" else others
 
-        wanted, rejected = options.positives, options.negatives
         if options.too_few == "skip" and (
-            len(candidates) < wanted.hard
-            or len(others) < wanted.random
-            or len(negatives) < max(rejected.hard, rejected.random)
+            len(candidates) < options.positives.hard
+            or len(others) < options.positives.random
+            or len(negatives) < max(options.negatives.hard, options.negatives.random)
         ):
             continue
 
-        hard_p = candidates[row[candidates].argsort()[: wanted.hard]]
-        hard_n = negatives[row[negatives].argsort(descending=True)[: rejected.hard]]
-        random_p = _drawn(others, wanted.random, random_positives, position)
-        random_n = _drawn(negatives, rejected.random, random_negatives, position)
+        hard_p = candidates[row[candidates].argsort()[: options.positives.hard]]
+        hard_n = negatives[row[negatives].argsort(descending=True)[: options.negatives.hard]]
+        random_p = _drawn(others, options.positives.random, random_positives, position)
+        random_n = _drawn(negatives, options.negatives.random, random_negatives, position)
         chosen = torch.cat([hard_p, random_p])
         if len(chosen) == 0 or len(hard_n) + len(random_n) == 0:
             continue
