@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from common.files import write_atomically
 from common.front_door import run_command
 from common.words import did_you_mean
-from engine.fusion_presets import EQUAL, PRESETS
-from engine.fusion_report import Fit, report_named, report_sets
-from engine.scores import ScoresError
+from fusion.report import Fit, Report, report_named, report_sets
+from fusion.scores import ScoresError
+from fusion.weights import EQUAL, PRESETS
 
-NEED_SCORES = ("epoch", "fit", "fit_on_test_labels", "folds", "seed", "labels", "streams", "benchmark")
+NEED_SCORES = ("epoch", "fit", "folds", "seed", "labels", "streams", "benchmark")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,18 +32,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done; 2 refused, the reason on stderr in one line.
     """
-    return run_command("ensemble.py", lambda: print(_answer(sys.argv[1:] if argv is None else argv)))
+    return run_command("ensemble.py", lambda: _answer(sys.argv[1:] if argv is None else argv))
 
 
-def _answer(argv: Sequence[str]) -> str:
+def _answer(argv: Sequence[str]) -> None:
     options = _parse(argv)
+    report = _report(options)
+    print(report.text)
+    if options.output:
+        content = json.dumps(report.fusions, indent=1).encode() + b"\n"
+        write_atomically(options.output, lambda file: file.write(content))
+
+
+def _report(options: argparse.Namespace) -> Report:
     weights = _weights(options.weights)
     if options.scores:
         return report_named(
             options.scores,
             weights=weights,
             fit=_fit(options),
-            selection=options.epoch or "best",
+            selection=options.epoch or "last",
             labels=options.labels,
             streams=options.streams,
             benchmark=options.benchmark,
@@ -49,8 +59,8 @@ def _answer(argv: Sequence[str]) -> str:
     useless = [key for key in NEED_SCORES if getattr(options, key) not in (None, False)]
     if useless or not isinstance(weights, str):
         option = useless[0].replace("_", "-") if useless else "weights with numbers"
-        raise ScoresError(f"--{option} goes with score files or runs; name some, or leave it out for the table of all")
-    return report_sets(options.work_dir, weights)
+        raise ScoresError(f"--{option} goes with score files or runs; name some, or omit it for the table of all")
+    return report_sets(options.work_dir, weights, options.fit_on_test_labels)
 
 
 def _fit(options: argparse.Namespace) -> Fit | None:
@@ -58,7 +68,7 @@ def _fit(options: argparse.Namespace) -> Fit | None:
     if options.fit or options.fit_on_test_labels:
         return Fit(on_test_labels=options.fit_on_test_labels, **chosen)
     if chosen:
-        raise ScoresError(f"--{next(iter(chosen))} goes with --fit; add it, or leave this out")
+        raise ScoresError(f"--{next(iter(chosen))} goes with --fit; add it, or omit this")
     return None
 
 
@@ -73,7 +83,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("scores", nargs="*", type=Path, metavar="RUN_OR_SCORES", help="folder of a run, or score file (.npz, .pkl)")
     add("--work_dir", type=Path, default=Path("work_dir"), help="where the table looks for runs (default: %(default)s)")
-    add("--epoch", choices=("best", "last"), help="which scores of a named run (default: best)")
+    add("--epoch", choices=("best", "last"), help="which scores of a named run (default: last)")
     add(
         "--weights",
         nargs="+",
@@ -88,13 +98,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     fits.add_argument(
         "--fit-on-test-labels",
         action="store_true",
-        help="also search for weights on the labels that judge them, as some published tables do: biased upwards",
+        help="also search for weights on the labels that judge them, as some published tables do: biased upwards; "
+        "for the table of all sets too",
     )
     add("--folds", type=int, metavar="K", help=f"folds of --fit (default: {Fit.folds})")
     add("--seed", type=int, metavar="N", help=f"seed of the search and its folds (default: {Fit.seed})")
     add("--labels", type=Path, metavar="FILE", help="npz with names and labels (classes from 0), for pickled scores")
     add("--streams", nargs="+", metavar="STREAM", help="stream of each score file, for pickled scores")
     add("--benchmark", metavar="NAME", help="for pickled scores and presets that differ between benchmarks")
+    add("--output", type=Path, metavar="FILE", help="also write the fusions and their members as JSON")
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         known = re.findall(r"--[a-z][\w-]+", parser.format_help())

@@ -9,6 +9,9 @@ from typing import IO
 
 from common.errors import UserError, reason_of
 
+ASIDE = ".old-"
+"""What stands in the name of a run folder that was set aside."""
+
 
 class WriteError(UserError):
     """The disk refuses a file; an older file of that name is still there."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from common.files import ASIDE
 from common.words import did_you_mean
 from common.yaml_files import YamlError, parse_yaml, read_yaml
 from engine.errors import ConfigError
@@ -26,8 +27,6 @@ from feeders.errors import DataError
 from model import list_encoders
 
 COMMAND_LINE = "command line"
-ASIDE = ".old-"
-"""What stands in the name of a run folder that was set aside."""
 CONFIG_FILE = "config.yaml"
 """The file of a run folder that holds all its settings."""
 OF_A_COMMAND = frozenset({"name", "phase", "weights", "resume", "allow_mismatch", "work_dir"})

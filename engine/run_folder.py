@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from common.files import write_atomically
-from engine.config import ASIDE, Resolved
+from common.files import ASIDE, write_atomically
+from engine.config import Resolved
 from engine.errors import RunError
 
 

@@ -19,10 +19,10 @@ from engine.experiment import Experiment
 from engine.logs import Log
 from engine.run_folder import RunFolder
 from engine.schema import EXECUTION_KEYS, flatten
-from engine.scores import Scores, load_scores, save_scores
 from engine.state import changed_data
 from engine.stopping import StopRequest
 from feeders.benchmarks import benchmark_name
+from fusion.scores import Scores, load_scores, save_scores
 from model import load_weights_file
 
 
@@ -152,11 +152,18 @@ def _write_scores(
         benchmark=benchmark_name(config.data.benchmark),
         epoch=epoch,
         run=str(config.name),
-        csre=None if trained_with is None else trained_with["csre.enabled"],
+        heads=None if trained_with is None else "+".join(enabled_heads(trained_with)),
         group=None if trained_with is None else _group(trained_with),
         selection=selection,
     )
     save_scores(folder.scores(selection), scores)
+
+
+def enabled_heads(settings: dict[str, Any]) -> list[str]:
+    """The training heads that flattened settings switch on: their sections, and the class name of a user's own."""
+    heads = [key.removesuffix(".enabled") for key, value in settings.items() if key.endswith(".enabled") and value]
+    own = settings.get("head.name")
+    return heads if own is None else [*heads, own.rpartition(":")[2]]
 
 
 def _group(settings: dict[str, Any]) -> str:

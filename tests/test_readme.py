@@ -69,7 +69,16 @@ def test_every_flag_that_is_named_exists(capsys):
 
     known = {f"--{key}" for key in leaves()} | {"--config", "--help", "--print-config"}
     named = {flag.rstrip(".") for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", README)}
-    of_ensemble = {"--weights", "--fit", "--labels", "--streams", "--work_dir"}
+    of_ensemble = {
+        "--weights",
+        "--fit",
+        "--fit-on-test-labels",
+        "--epoch",
+        "--output",
+        "--labels",
+        "--streams",
+        "--work_dir",
+    }
     of_tools = {"--raw", "--dataset", "--run"}
     of_torchrun = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}
     others = of_ensemble | of_tools | of_torchrun | {"--allow-mismatch"}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from engine.checkpoint import load_checkpoint
-from engine.scores import load_scores
+from fusion.scores import load_scores
 from tests.engine.child import Accident, start
 from tests.engine.compare import equal
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from engine.checkpoint import load_checkpoint
-from engine.scores import load_scores
+from fusion.scores import load_scores
 from tests.engine.child import Accident, start_ranks
 from tests.engine.test_faults import REPOSITORY, assert_equal_runs
 

@@ -17,8 +17,8 @@ import engine.train
 from engine.checkpoint import load_checkpoint
 from engine.config import resolve
 from engine.experiment import build
-from engine.scores import load_scores
 from feeders import Feeder, get_benchmark, open_store
+from fusion.scores import load_scores
 from graph import get_skeleton
 from tests.engine.compare import equal
 from tests.engine.tiny import TinyEncoder
@@ -66,7 +66,7 @@ def test_scores_are_those_of_the_encoder_on_the_test_clips(call, run_folder):
     scores = load_scores(run_folder / "scores_last.npz")
     assert len(scores.names) == 40
     assert all(name.endswith("v03") for name in scores.names)
-    assert (scores.stream, scores.benchmark, scores.epoch, scores.csre) == ("joint", "nw-ucla", 2, True)
+    assert (scores.stream, scores.benchmark, scores.epoch, scores.heads) == ("joint", "nw-ucla", 2, "csre")
     top1 = 100 * float(np.mean(scores.logits.argmax(axis=1) == scores.labels))
     assert top1 == pytest.approx(json.loads((run_folder / "results.json").read_text())["last"]["top1"])
 
@@ -80,7 +80,10 @@ def test_testing_needs_nothing_of_csre(call, run_folder, tmp_path):
     for name in ("with", "without"):
         scores = load_scores(run_folder.with_name(name) / "test/scores_test.npz")
         assert np.array_equal(scores.logits, trained)
-        assert (scores.epoch, scores.csre) == (2, True)  # what the weights were trained with, not how they are tested
+        assert (scores.epoch, scores.heads) == (
+            2,
+            "csre",
+        )  # what the weights were trained with, not how they are tested
 
 
 def test_phase_test_without_weights_tests_last_and_best(call, run_folder):

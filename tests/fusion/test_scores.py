@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from engine.errors import RunError
-from engine.scores import Scores, ScoresError, load_labels, load_origin, load_scores, save_scores
+from common.files import WriteError
+from fusion.scores import Scores, ScoresError, load_labels, load_origin, load_scores, save_scores
 
 
 def make(**changes: object):
@@ -27,7 +27,7 @@ ORIGIN = {
     "benchmark": "nw-ucla",
     "epoch": 57,
     "run": "ctrgcn_csre_bone_motion",
-    "csre": True,
+    "heads": "csre",
     "group": "0123456789abcdef",
     "selection": "best",
 }
@@ -44,7 +44,6 @@ def test_round_trip(tmp_path):
     assert (scores.logits == np.arange(12).reshape(3, 4)).all()
     assert {key: getattr(scores, key) for key in ORIGIN} == ORIGIN
     assert type(scores.epoch) is int
-    assert type(scores.csre) is bool
     assert scores.source == str(path)
     origin = load_origin(path)
     assert {key: getattr(origin, key) for key in ORIGIN} == ORIGIN
@@ -58,10 +57,17 @@ def test_unknown_origin_stays_unknown(tmp_path):
 
 
 def test_false_and_zero_are_known(tmp_path):
-    save_scores(tmp_path / "plain.npz", make(csre=False, epoch=0))
+    save_scores(tmp_path / "plain.npz", make(heads="", epoch=0))
     scores = load_scores(tmp_path / "plain.npz")
-    assert scores.csre is False
+    assert scores.heads == ""
     assert scores.epoch == 0
+
+
+@pytest.mark.parametrize(("csre", "heads", "title"), [(True, "csre", "hcn + CSRE"), (False, "", "hcn")])
+def test_files_of_the_time_when_csre_was_the_only_head(tmp_path, csre, heads, title):
+    np.savez(tmp_path / "s.npz", names=["a"], logits=np.ones((1, 2), np.float32), encoder="hcn", csre=csre)
+    assert load_scores(tmp_path / "s.npz").heads == heads
+    assert load_origin(tmp_path / "s.npz").title == title
 
 
 def test_file_needs_no_pickle(tmp_path):
@@ -82,7 +88,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device"):
+    with pytest.raises(WriteError, match="No space left on device"):
         save_scores(path, make(epoch=2))
     assert load_scores(path).epoch == 1
     assert [file.name for file in tmp_path.iterdir()] == ["s.npz"]

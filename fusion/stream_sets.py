@@ -11,9 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import ASIDE
-from engine.scores import Origin, Scores, ScoresError, load_origin, load_scores
+from common.files import ASIDE
 from feeders.choices import STREAMS
+from fusion.scores import Origin, Scores, ScoresError, load_origin, load_scores
 
 RANKED = ("best", "last")  # what every finished run has
 
@@ -22,12 +22,13 @@ RANKED = ("best", "last")  # what every finished run has
 class StreamSet:
     """Score files of one set: the best epochs, or the last ones, of runs that differ in their stream alone.
 
-    runs: the common name of the runs, with * in the place of the stream. files: score file of each stream there is.
+    title: encoder and heads. runs: the common name of the runs, with * in the place of the stream.
+    files: the score file of each stream there is.
     """
 
     benchmark: str
     encoder: str
-    csre: bool
+    title: str
     selection: str
     runs: str
     files: dict[str, Path]
@@ -43,9 +44,9 @@ class StreamSet:
 
 
 def find_sets(work_dir: Path) -> tuple[list[StreamSet], list[str]]:
-    """All sets under a working folder, complete or not, and a line for every score file that fits in none.
+    """All sets under a working folder, complete or not, and a line for every score file that belongs to none.
 
-    Folders set aside (`.old-` in their name) are passed over.
+    Folders set aside (`.old-` in their name) are skipped.
 
     Raises:
         ScoresError: no such folder, or no score file in it.
@@ -89,7 +90,7 @@ def _set(key: tuple[str, str, str, str], streams: dict[str, Origin]) -> StreamSe
     return StreamSet(
         benchmark=benchmark,
         encoder=encoder,
-        csre=any(origin.csre for origin in streams.values()),
+        title=next(iter(streams.values())).title,
         selection=selection,
         runs=" ".join(patterns),
         files={stream: Path(origin.source) for stream, origin in streams.items()},

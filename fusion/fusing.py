@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scores import Scores, ScoresError, check_classes, some_names
+from fusion.scores import Scores, ScoresError, check_classes, some_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Matched:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Tally:
     """Clips whose class came first (`correct`) or among the first five (`top5`), of `total`."""
 
     correct: int
@@ -118,7 +118,7 @@ def fuse(logits: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDA
     return fused
 
 
-def count_correct(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Counts:
+def count_correct(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Tally:
     """Count the clips whose class ranks first and among the first five; of equal scores the lower class ranks first.
 
     Args:
@@ -128,7 +128,7 @@ def count_correct(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Co
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     lower_class = np.arange(logits.shape[1]) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & lower_class)).sum(axis=1)
-    return Counts(correct=int((rank < 1).sum()), top5=int((rank < 5).sum()), total=len(labels))
+    return Tally(correct=int((rank < 1).sum()), top5=int((rank < 5).sum()), total=len(labels))
 
 
 def _check_same(what: str, first: Scores, value: object, other: Scores, other_value: object) -> None:
@@ -145,7 +145,7 @@ def _rows(scores: Scores, names: Sequence[str], source: str) -> NDArray[np.intp]
 
 def _labels_of(scores: Scores, labels: Mapping[str, int]) -> NDArray[np.int64]:
     """The labels file in the order of a stream."""
-    # Another protocol of the same data set may number more clips by the same names, so that extra ones are no trifle.
+    # Extra names matter: another protocol of the same data set may give the same names to other clips.
     _check_same_clips(scores.names, scores.source, labels, "the labels file")
     found = np.array([labels[name] for name in scores.names], dtype=np.int64)
     check_classes(found, scores.logits.shape[1])

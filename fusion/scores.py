@@ -8,8 +8,8 @@ What is in an npz:
 | names | clip names, text (n) |
 | labels | classes from 0, int64 (n) |
 | logits | float32 (n, K), before any softmax |
-| stream, encoder, benchmark, run, group, selection | text; see `Origin` |
-| epoch, csre | a whole number; a truth value |
+| stream, encoder, heads, benchmark, run, group, selection | text; see `Origin` |
+| epoch | an integer |
 
 Only names and logits must be there. Letters: n clips, K classes.
 """
@@ -31,27 +31,30 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.files import write_atomically
 from common.pickles import PickleRefusedError
-from engine.published_scores import read_pickled_scores
+from fusion.published_scores import read_pickled_scores
 
 SELECTIONS = ("last", "best", "test")
 
-# What an npz says of its origin, and the numpy kinds that may stand there: text, whole number, truth value.
+# What an npz says of its origin, and the numpy kinds of it: text, integer, boolean. `csre` is what older files have
+# instead of `heads`.
 _ORIGIN_KINDS = {
-    **dict.fromkeys(("stream", "encoder", "benchmark", "run", "group", "selection"), "U"),
+    **dict.fromkeys(("stream", "encoder", "heads", "benchmark", "run", "group", "selection"), "U"),
     "epoch": "iu",
     "csre": "b",
 }
+_TITLES = {"csre": "CSRE"}
 
 
 class ScoresError(UserError):
-    """Score files that cannot be used as asked; the message is one line naming file, reason and mend."""
+    """Score files that cannot be used as asked; the message is one line naming the file, the reason and the fix."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Origin:
     """What made a score file, as far as it is known (None: unknown).
 
-    encoder, benchmark, stream: as in the configuration; run: its name; csre: whether CSRE was trained with the encoder.
+    encoder, benchmark, stream: as in the configuration; run: its name.
+    heads: the training heads that were trained beside the encoder, joined by "+" ("csre"); "" for none.
     group: fingerprint of the configuration without its stream, equal in the streams of one set.
     selection: one of `SELECTIONS`, which of the run's weights were tested (`test`: those that `--weights` named).
     epoch: training epochs behind these weights.
@@ -63,7 +66,7 @@ class Origin:
     benchmark: str | None = None
     epoch: int | None = None
     run: str | None = None
-    csre: bool | None = None
+    heads: str | None = None
     group: str | None = None
     selection: str | None = None
     source: str = "scores"
@@ -71,6 +74,11 @@ class Origin:
     def __post_init__(self) -> None:
         if self.selection not in (None, *SELECTIONS):
             raise ScoresError(f"unknown selection {self.selection!r}; known are {', '.join(SELECTIONS)}")
+
+    @property
+    def title(self) -> str:
+        """Encoder and heads for a table, such as `ctrgcn + CSRE`."""
+        return title_of(str(self.encoder), self.heads.split("+") if self.heads else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +114,13 @@ class Scores(Origin):
             check_classes(self.labels, num_classes)
 
 
+def title_of(encoder: str, heads: Iterable[str]) -> str:
+    """`ctrgcn + CSRE` for an encoder and the names of its training heads."""
+    return " + ".join([encoder, *(_TITLES.get(head, head) for head in heads)])
+
+
 def save_scores(path: str | Path, scores: Scores) -> None:
-    """Write an npz without pickled objects, atomically. What is None is left out.
+    """Write an npz without pickled objects, atomically. What is None is omitted.
 
     Raises:
         RunError: the disk refuses.
@@ -149,13 +162,13 @@ def load_origin(path: str | Path) -> Origin:
 
 
 def load_labels(path: str | Path) -> dict[str, int]:
-    """Read a labels file, an npz with `names` (n; text or whole numbers) and `labels` (n; classes from 0).
+    """Read a labels file, an npz with `names` (n; text or integers) and `labels` (n; classes from 0).
 
     Returns:
         The class of every clip, by name.
 
     Raises:
-        ScoresError: a missing or damaged file, repeated names, labels that are no whole numbers from 0.
+        ScoresError: a missing or damaged file, repeated names, labels that are not integers >= 0.
     """
     path = Path(path)
     with _naming(path):
@@ -236,18 +249,20 @@ def _origin(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
         if array.ndim != 0 or array.dtype.kind not in _ORIGIN_KINDS[key]:
             raise ScoresError(f"{key} is {_described(array)}; a single value is expected")
         values[key] = array.item()
+    if "csre" in values:
+        values.setdefault("heads", "csre" if values.pop("csre") else "")
     return values
 
 
 def _names(array: NDArray[Any]) -> list[str]:
     if array.ndim != 1 or array.dtype.kind not in "Uiu":
-        raise ScoresError(f"the names are {_described(array)}; one row of text or of whole numbers is expected")
+        raise ScoresError(f"the names are {_described(array)}; one row of text or of integers is expected")
     return [str(name) for name in array.tolist()]
 
 
 def _labels(array: NDArray[Any]) -> NDArray[np.int64]:
     if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) == 0:
-        raise ScoresError(f"the labels are {_described(array)}; one row of whole numbers is expected")
+        raise ScoresError(f"the labels are {_described(array)}; one row of integers is expected")
     return array.astype(np.int64, copy=False)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from common.pickles import PickleRefusedError
-from engine.published_scores import read_pickled_scores
-from engine.scores import ScoresError, load_scores
+from fusion.published_scores import read_pickled_scores
+from fusion.scores import ScoresError, load_scores
 
 LOGITS = np.array([[0.5, -1, 2], [3, 4.25, -5], [0, 0, 1e-3]], np.float32)
 NAMES = ["test_0", "test_1", "test_2"]

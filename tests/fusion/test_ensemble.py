@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from engine.scores import Scores, load_scores, save_scores
 from ensemble import main
+from fusion.scores import Scores, load_scores, save_scores
 
 STREAMS = ("joint", "bone", "joint_motion", "bone_motion")
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 class Outcome(NamedTuple):
@@ -88,7 +88,7 @@ def write_run(
                 benchmark=benchmark,
                 epoch=epoch,
                 run=folder.name,
-                csre=csre,
+                heads="csre" if csre else "",
                 group=group,
                 selection=selection,
             )
@@ -206,7 +206,7 @@ def test_refusals_of_published_scores(refused, reference):
     assert "2 names for 4 score files" in refused(*with_labels, "--streams", "joint", "bone")
     assert "add --streams" in refused(*files, files[0], "--labels", labels)
     assert "cannot be read" in refused(*files, "--labels", labels.with_name("none.npz"))
-    assert "from 2 to" in refused(*with_labels, "--fit", "--folds", 1)
+    assert "must be from 2 to" in refused(*with_labels, "--fit", "--folds", 1)
     assert "--seed -1" in refused(*with_labels, "--fit", "--seed", -1)
     assert "--folds goes with --fit" in refused(*with_labels, "--folds", 3)
     assert "not allowed with" in refused(*with_labels, "--fit", "--fit-on-test-labels")
@@ -222,15 +222,15 @@ def test_different_sets_of_clips(refused, shared):
 # Folders of runs
 
 
-def test_runs_are_fused_by_their_best_or_last_epoch(run, tmp_path):
+def test_runs_are_fused_by_their_last_or_best_epoch(run, tmp_path):
     folders = write_set(tmp_path)
-    outcome = run(*folders)
+    outcome = run(*folders, "--epoch", "best")
     assert outcome.code == 0
     assert "nw-ucla: 20 clips, 12 classes" in outcome.out
     assert numbers_of(outcome.out, "joint") == (12, 12)
     assert "ctrgcn + CSRE, best epoch 57: " in outcome.out
     assert re.search("best: .*same test clips", outcome.out)
-    outcome = run(*folders, "--epoch", "last")
+    outcome = run(*folders)
     assert numbers_of(outcome.out, "joint_motion") == (10, 10)
     assert "last epoch 65" in outcome.out
     assert "same test clips" not in outcome.out
@@ -248,8 +248,8 @@ def test_plain_and_csre_runs_may_be_mixed(run, tmp_path):
     mixed = [write_run(tmp_path, "joint"), write_run(tmp_path, "bone", csre=False, group="g2")]
     outcome = run(*mixed)
     assert outcome.code == 0
-    assert re.search(r"joint .* ctrgcn \+ CSRE, best", outcome.out)
-    assert re.search(r"bone .* ctrgcn, best", outcome.out)
+    assert re.search(r"joint .* ctrgcn \+ CSRE, last", outcome.out)
+    assert re.search(r"bone .* ctrgcn, last", outcome.out)
 
 
 def test_one_stream_twice_is_pointed_out(run, tmp_path):
@@ -270,13 +270,13 @@ def test_mixed_epochs_are_pointed_out(run, tmp_path):
 def test_refusals_of_runs(refused, tmp_path):
     joint = write_run(tmp_path, "joint", best=None)
     other = write_run(tmp_path, "joint", benchmark="demo")
-    assert "no scores_best.npz in it; it has scores_last.npz" in refused(joint)
+    assert "no scores_best.npz in it; it has scores_last.npz" in refused(joint, "--epoch", "best")
     assert "a finished run's folder has one" in refused(tmp_path)
     assert "cannot be read" in refused(tmp_path / "nw-ucla" / "none.npz")
-    assert "benchmarks: nw-ucla in" in refused(joint, other, "--epoch", "last")
+    assert "benchmarks: nw-ucla in" in refused(joint, other)
     assert "is of stream joint, not bone" in refused(other, "--streams", "bone")
-    (joint / "scores_best.npz").write_bytes(b"PK half a file")
-    assert re.search(r"scores_best\.npz: damaged", refused(joint))
+    (joint / "scores_last.npz").write_bytes(b"PK half a file")
+    assert re.search(r"scores_last\.npz: damaged", refused(joint))
 
 
 def test_nan_is_refused(refused, tmp_path):
@@ -321,7 +321,7 @@ def test_table_of_all_sets(run, tmp_path):
     assert list(rows[0])[-6:] == ["J", "B", "JM", "BM", "2S", "4S"]
     assert re.search("best: .*same test clips", outcome.out)
     assert "2S on demo: weights 1 1 (equal)" in outcome.out
-    assert "left out" not in outcome.out
+    assert "skipped" not in outcome.out
 
 
 def test_table_adds_up_the_right_streams(run, tmp_path):
@@ -347,14 +347,48 @@ def test_table_with_a_preset(run, tmp_path):
     assert outcome.out.count("4S on nw-ucla: weights 0.6 0.6 0.4 0.4 (frhead)") == 1
 
 
+def test_table_with_weights_tuned_on_test_labels(run, tmp_path):
+    """Joint is right and bone wrong, more loudly: equal weights get no clip right, others of the box all."""
+    folders = write_set(tmp_path)
+    for folder, margin in zip(folders[:2], (1, -1.5), strict=True):
+        logits = np.zeros((20, 12), np.float32)
+        logits[:, 0] = margin
+        file = folder / "scores_last.npz"
+        save_scores(file, replace(load_scores(file), logits=logits))
+    outcome = run("--work_dir", tmp_path, "--fit-on-test-labels", "--output", tmp_path / "fused.json")
+    assert outcome.code == 0
+    last = rows_of(outcome.out)[1]
+    assert list(last)[-4:] == ["2S", "4S", "2S tuned on test labels", "4S tuned on test labels"]
+    assert (last["2S"], last["2S tuned on test labels"]) == ("0.00", "100.00")
+    assert "biased upwards" in outcome.out
+    fused = json.loads((tmp_path / "fused.json").read_text())
+    assert [entry["weights"]["name"] for entry in fused].count("tuned on test labels") == 4
+
+
+def test_fusions_as_data(run, tmp_path):
+    folders = write_set(tmp_path)
+    output = tmp_path / "fused.json"
+    assert run(*folders[:2], "--weights", 2, 1, "--output", output).code == 0
+    (fused,) = json.loads(output.read_text())
+    assert (fused["benchmark"], fused["selection"], fused["clips"]) == ("nw-ucla", "last", 20)
+    assert (fused["correct"], fused["top1"]) == (10, 50)
+    assert fused["weights"] == {"name": "given", "values": [2, 1]}
+    assert fused["streams"] == ["joint", "bone"]
+    assert [(member["run"], member["heads"], member["epoch"], member["top1"]) for member in fused["members"]] == [
+        ("ctrgcn_csre_joint", ["csre"], 65, 50),
+        ("ctrgcn_csre_bone", ["csre"], 65, 50),
+    ]
+    assert fused["members"][0]["scores"] == str(folders[0] / "scores_last.npz")
+
+
 def test_incomplete_sets_are_listed_with_what_is_missing(run, tmp_path):
     write_set(tmp_path)
     write_run(tmp_path, "joint", encoder="agcn", group="g4")
     write_run(tmp_path, "bone", encoder="agcn", group="g4", best=None)
     outcome = run("--work_dir", tmp_path)
     assert len(rows_of(outcome.out)) == 2
-    assert "left out: agcn_csre_* (nw-ucla, last): no scores of joint_motion, bone_motion\n" in outcome.out
-    assert "left out: agcn_csre_* (nw-ucla, best): no scores of bone, joint_motion, bone_motion\n" in outcome.out
+    assert "skipped: agcn_csre_* (nw-ucla, last): no scores of joint_motion, bone_motion\n" in outcome.out
+    assert "skipped: agcn_csre_* (nw-ucla, best): no scores of bone, joint_motion, bone_motion\n" in outcome.out
 
 
 def test_runs_of_other_settings_make_other_sets(run, refused, tmp_path):
@@ -370,10 +404,10 @@ def test_folders_set_aside_are_passed_over(run, tmp_path):
     write_run(tmp_path, "joint", suffix=".old-1")
     outcome = run("--work_dir", tmp_path)
     assert outcome.code == 0
-    assert "left out" not in outcome.out
+    assert "skipped" not in outcome.out
 
 
-def test_two_runs_of_one_stream_and_unusable_files_are_left_out_by_name(run, tmp_path):
+def test_two_runs_of_one_stream_and_unusable_files_are_skipped_by_name(run, tmp_path):
     folders = write_set(tmp_path)
     again = write_run(tmp_path, "joint", suffix="_again")
     (folders[1] / "scores_best.npz").write_bytes(b"")
@@ -381,22 +415,22 @@ def test_two_runs_of_one_stream_and_unusable_files_are_left_out_by_name(run, tmp
     outcome = run("--work_dir", tmp_path)
     assert outcome.code == 0
     assert [row["epochs"] for row in rows_of(outcome.out)] == ["last"]
-    left_out = [line for line in outcome.out.splitlines() if line.startswith("left out: ")]
-    assert len(left_out) == 4
-    assert any("joint_again/scores_last.npz: the same stream and settings as" in line for line in left_out)
-    assert any("joint_again/scores_best.npz: does not say which set" in line for line in left_out)
-    assert any("bone/scores_best.npz: damaged" in line for line in left_out)
-    assert any("ctrgcn_csre_* (nw-ucla, best): no scores of bone" in line for line in left_out)
+    skipped = [line for line in outcome.out.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 4
+    assert any("joint_again/scores_last.npz: the same stream and settings as" in line for line in skipped)
+    assert any("joint_again/scores_best.npz: does not say which set" in line for line in skipped)
+    assert any("bone/scores_best.npz: damaged" in line for line in skipped)
+    assert any("ctrgcn_csre_* (nw-ucla, best): no scores of bone" in line for line in skipped)
 
 
-def test_sets_whose_clips_differ_are_left_out(run, tmp_path):
+def test_sets_whose_clips_differ_are_skipped(run, tmp_path):
     write_set(tmp_path)
     folders = write_set(tmp_path, csre=False, group="g2")
     file = folders[1] / "scores_last.npz"
     save_scores(file, replace(load_scores(file), labels=np.ones(20, np.int64)))
     outcome = run("--work_dir", tmp_path)
     assert len(rows_of(outcome.out)) == 3
-    assert re.search(r"left out: ctrgcn_\* \(nw-ucla, last\): .*different labels for 20 of 20 clips", outcome.out)
+    assert re.search(r"skipped: ctrgcn_\* \(nw-ucla, last\): .*different labels for 20 of 20 clips", outcome.out)
 
 
 def test_refusals_of_the_table(refused, tmp_path):
@@ -405,7 +439,6 @@ def test_refusals_of_the_table(refused, tmp_path):
     assert "did you mean 'ctrgcn'" in refused("--work_dir", tmp_path, "--weights", "ctrgc")
     for options in (
         ["--fit"],
-        ["--fit-on-test-labels"],
         ["--labels", "x.npz"],
         ["--epoch", "last"],
         ["--weights", 1, 2],

@@ -1,4 +1,9 @@
-"""What the command for fusing streams answers: the named score files fused, or a table of all sets under a folder."""
+"""What the command for fusing streams answers: the named score files fused, or a table of all sets under a folder.
+
+Both answer with text and with the same as data, one dictionary for each fusion: `benchmark`, `streams`, `selection`,
+`clips`, `correct`, `top1` and `top5` (%), `weights` (`name`, `values`) and `members` (of each stream its score file
+and what made it), which `tools/record.py` turns into records.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.words import did_you_mean
-from engine.fusion import Counts, Matched, count_correct, fuse, match
-from engine.fusion_fit import fit_held_out, fit_on_test_labels
-from engine.fusion_presets import EQUAL, check_preset, preset_weights
-from engine.scores import Scores, ScoresError, load_labels, load_scores
-from engine.stream_sets import StreamSet, find_sets
 from feeders.choices import STREAMS
+from fusion.fusing import Matched, Tally, count_correct, fuse, match
+from fusion.scores import Scores, ScoresError, load_labels, load_scores
+from fusion.stream_sets import StreamSet, find_sets
+from fusion.weights import CANDIDATES, EQUAL, check_preset, fit_held_out, fit_on_test_labels, preset_weights
 
 SHORT = {"joint": "J", "bone": "B", "joint_motion": "JM", "bone_motion": "BM"}
 FUSIONS = {"2S": STREAMS[:2], "4S": STREAMS}
 BEST_NOTE = "best: each run's epoch with the highest accuracy on these same test clips; last: its final epoch"
+TUNED = "tuned on test labels"
+TUNED_NOTE = (
+    "WARNING: the tuned weights were chosen on the very labels that they are judged by: the figure is biased upwards "
+    "and serves only to compare with tables made in the same way"
+)
 LIMIT = 3  # incomplete sets that an error message names
+
+
+class Report(NamedTuple):
+    """The text for the terminal, and the fusions in it as data (see the top of this module)."""
+
+    text: str
+    fusions: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -33,18 +50,18 @@ class Fit:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
-            raise ScoresError(f"--seed {self.seed}: from 0 to {2**32 - 1}")
+            raise ScoresError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
 
 
 def report_named(
     paths: Sequence[Path],
     weights: str | Sequence[float] = EQUAL,
     fit: Fit | None = None,
-    selection: str = "best",
+    selection: str = "last",
     labels: Path | None = None,
     streams: Sequence[str] | None = None,
     benchmark: str | None = None,
-) -> str:
+) -> Report:
     """Fuse the named score files, or those of the named folders of runs.
 
     Args:
@@ -61,7 +78,7 @@ def report_named(
     loaded, notes = _with_streams([load_scores(_score_file(path, selection)) for path in paths], streams)
     matched = match(loaded, load_labels(labels) if labels else None)
     if benchmark and matched.benchmark and benchmark != matched.benchmark:
-        raise ScoresError(f"--benchmark {benchmark}: the score files are of {matched.benchmark}; leave it out")
+        raise ScoresError(f"--benchmark {benchmark}: the score files are of {matched.benchmark}; omit it")
     benchmark = matched.benchmark or benchmark
 
     lines = [f"{f'{benchmark}: ' if benchmark else ''}{len(matched.names)} clips, {matched.num_classes} classes"]
@@ -70,43 +87,115 @@ def report_named(
         lines.append(_line(str(scores.stream), count_correct(logits, matched.labels), _described(scores)))
     if not isinstance(weights, str) and len(weights) != len(loaded):
         raise ScoresError(f"--weights: {len(weights)} weights for {len(loaded)} streams; give one for each")
+    fusions = []
     if len(loaded) > 1:
         label = weights if isinstance(weights, str) else "given"
         if isinstance(weights, str):
             weights = preset_weights(weights, [scores.stream for scores in loaded], benchmark)
-        lines.append(_line("fused", _fused(matched, weights), f"weights {_numbers(weights)} ({label})"))
-    if fit is not None:
-        lines += _fitted(matched, fit)
-    return "\n".join([*lines, *notes, *_notes(loaded)])
+        tally = _fused(matched, weights)
+        lines.append(_line("fused", tally, f"weights {_numbers(weights)} ({label})"))
+        fusions.append(_as_data(matched, loaded, tally, label, weights, benchmark))
+    if fit is not None and fit.on_test_labels:
+        tuned = fit_on_test_labels(matched, fit.seed)
+        tally = _fused(matched, tuned)
+        lines += [_line("fused, tuned", tally, f"weights {_numbers(tuned)} ({TUNED})"), TUNED_NOTE]
+        fusions.append(_as_data(matched, loaded, tally, TUNED, tuned, benchmark))
+    elif fit is not None:
+        lines += _held_out(matched, fit)
+    return Report("\n".join([*lines, *notes, *_notes(loaded)]), fusions)
 
 
-def report_sets(work_dir: Path, preset: str = EQUAL) -> str:
+def report_sets(work_dir: Path, preset: str = EQUAL, tune_on_test_labels: bool = False) -> Report:
     """The table J, B, JM, BM, 2S, 4S of every complete set of streams under a folder, and what is incomplete.
+
+    Args:
+        work_dir: the runs' folder.
+        preset: name of the weights.
+        tune_on_test_labels: two columns more, with weights that are chosen on the labels which judge them.
 
     Raises:
         ScoresError: no such folder, no complete set in it, an unknown preset.
     """
     check_preset(preset)
     sets, problems = find_sets(work_dir)
-    rows = [["benchmark", "encoder", "runs", "epochs", "clips", *SHORT.values(), *FUSIONS]]
+    tuned_columns = [f"{fusion} {TUNED}" for fusion in FUSIONS] if tune_on_test_labels else []
+    rows = [["benchmark", "encoder", "runs", "epochs", "clips", *SHORT.values(), *FUSIONS, *tuned_columns]]
     notes: dict[str, None] = {}  # in order, each once
+    fusions: list[dict[str, Any]] = []
     for found in sets:
         if found.missing:
             problems.append(f"{_title(found)}: no scores of {', '.join(found.missing)}")
             continue
         try:
-            matched = match(found.load())
+            loaded = found.load()
+            matched = match(loaded)
         except ScoresError as error:
             problems.append(f"{_title(found)}: {error}")
             continue
-        cells, remarks = _accuracies(matched, preset)
-        rows.append([found.benchmark, _encoder(found), found.runs, found.selection, str(len(matched.names)), *cells])
-        notes.update(dict.fromkeys(remarks))
+        cells = [_percent(count_correct(logits, matched.labels)) for logits in matched.logits]
+        for label in [preset, TUNED] if tune_on_test_labels else [preset]:
+            for fusion, streams in FUSIONS.items():
+                part = replace(matched, logits=matched.logits[: len(streams)])
+                try:
+                    weights = _weights(part, label, streams)
+                except ScoresError as error:
+                    cells.append("-")
+                    notes[f"{fusion}: {error}"] = None
+                    continue
+                tally = _fused(part, weights)
+                cells.append(_percent(tally))
+                fusions.append(_as_data(part, loaded[: len(streams)], tally, label, weights, matched.benchmark))
+                if label != TUNED:
+                    notes[f"{fusion} on {matched.benchmark}: weights {_numbers(weights)} ({label})"] = None
+        rows.append([found.benchmark, found.title, found.runs, found.selection, str(len(matched.names)), *cells])
     if len(rows) == 1:
         more = f"; and {len(problems) - LIMIT} more" if len(problems) > LIMIT else ""
         raise ScoresError(f"{work_dir}: no complete set of streams; {'; '.join(problems[:LIMIT])}{more}")
     lines = ["top-1 accuracy in %; 2S = J + B, 4S = J + B + JM + BM", *_aligned(rows), *notes, BEST_NOTE]
-    return "\n".join([*lines, *(f"left out: {problem}" for problem in problems)])
+    if tune_on_test_labels:
+        lines.append(TUNED_NOTE)
+    return Report("\n".join([*lines, *(f"skipped: {problem}" for problem in problems)]), fusions)
+
+
+def _weights(matched: Matched, label: str, streams: Sequence[str]) -> list[float]:
+    if label == TUNED:
+        return fit_on_test_labels(matched)
+    return preset_weights(label, streams, matched.benchmark)
+
+
+def _as_data(
+    matched: Matched,
+    members: Sequence[Scores],
+    tally: Tally,
+    label: str,
+    weights: Sequence[float],
+    benchmark: str | None,
+) -> dict[str, Any]:
+    """A fusion as data; see the top of this module."""
+    selections = {scores.selection for scores in members}
+    return {
+        "benchmark": benchmark,
+        "streams": [scores.stream for scores in members],
+        "selection": next(iter(selections)) if len(selections) == 1 else "mixed",
+        "clips": tally.total,
+        "correct": tally.correct,
+        "top1": tally.top1_percent,
+        "top5": tally.top5_percent,
+        "weights": {"name": label, "values": [float(weight) for weight in weights]},
+        "members": [
+            {
+                "scores": scores.source,
+                "encoder": scores.encoder,
+                "heads": scores.heads.split("+") if scores.heads else [],
+                "stream": scores.stream,
+                "run": scores.run,
+                "selection": scores.selection,
+                "epoch": scores.epoch,
+                "top1": count_correct(logits, matched.labels).top1_percent,
+            }
+            for scores, logits in zip(members, matched.logits, strict=True)
+        ],
+    }
 
 
 def _score_file(path: Path, selection: str) -> Path:
@@ -147,24 +236,17 @@ def _check_streams(loaded: list[Scores], given: Sequence[str]) -> None:
             raise ScoresError(f"--streams: {scores.source} is of stream {scores.stream}, not {stream}")
 
 
-def _fused(matched: Matched, weights: Sequence[float]) -> Counts:
+def _fused(matched: Matched, weights: Sequence[float]) -> Tally:
     return count_correct(fuse(matched.logits, weights), matched.labels)
 
 
-def _fitted(matched: Matched, fit: Fit) -> list[str]:
-    if fit.on_test_labels:
-        weights = fit_on_test_labels(matched, fit.seed)
-        return [
-            _line("fused, tuned", _fused(matched, weights), f"weights {_numbers(weights)}"),
-            "WARNING: the tuned weights were chosen on the very labels that they are judged by: the figure is biased "
-            "upwards and serves only to compare with tables made in the same way",
-        ]
-    held_out = fit_held_out(matched, fit.folds, fit.seed)
-    mean, spread = held_out.weights.mean(axis=0), held_out.weights.std(axis=0)
+def _held_out(matched: Matched, fit: Fit) -> list[str]:
+    found = fit_held_out(matched, fit.folds, fit.seed)
+    mean, spread = found.weights.mean(axis=0), found.weights.std(axis=0)
     shares = ", ".join(f"{share:.3f} ± {deviation:.3f}" for share, deviation in zip(mean, spread, strict=True))
     return [
-        _line("fused, held out", held_out.counts, f"weights of {fit.folds} folds, as shares: {shares}"),
-        f"held out: each fold of the clips is fused with the best of {held_out.candidates} weights on the other folds",
+        _line("fused, held out", found.tally, f"weights of {fit.folds} folds, as shares: {shares}"),
+        f"held out: each fold of the clips is fused with the best of {CANDIDATES} weights on the other folds",
     ]
 
 
@@ -182,24 +264,8 @@ def _notes(loaded: list[Scores]) -> list[str]:
     return notes
 
 
-def _accuracies(matched: Matched, preset: str) -> tuple[list[str], list[str]]:
-    """Cells J, B, JM, BM, 2S, 4S of a complete set, and remarks on the weights."""
-    cells = [_percent(count_correct(logits, matched.labels)) for logits in matched.logits]
-    remarks = []
-    for fusion, streams in FUSIONS.items():
-        try:
-            weights = preset_weights(preset, streams, matched.benchmark)
-        except ScoresError as error:
-            cells.append("-")
-            remarks.append(f"{fusion}: {error}")
-            continue
-        cells.append(_percent(_fused(replace(matched, logits=matched.logits[: len(streams)]), weights)))
-        remarks.append(f"{fusion} on {matched.benchmark}: weights {_numbers(weights)} ({preset})")
-    return cells, remarks
-
-
-def _line(title: str, counts: Counts, remark: str) -> str:
-    numbers = f"{counts.top1_percent:9.2f}{counts.correct:9}{counts.top5_percent:9.2f}{counts.top5:9}"
+def _line(title: str, tally: Tally, remark: str) -> str:
+    numbers = f"{tally.top1_percent:9.2f}{tally.correct:9}{tally.top5_percent:9.2f}{tally.top5:9}"
     return f"{title:16}{numbers}   {remark}"
 
 
@@ -207,22 +273,18 @@ def _described(scores: Scores) -> str:
     """`ctrgcn + CSRE, best epoch 57: PATH`, as far as it is known."""
     known = []
     if scores.encoder:
-        known.append(scores.encoder + (" + CSRE" if scores.csre else ""))
+        known.append(scores.title)
     if scores.selection or scores.epoch is not None:
         known.append(f"{scores.selection or ''} epoch {scores.epoch if scores.epoch is not None else '?'}".strip())
     return f"{', '.join(known)}: {scores.source}" if known else scores.source
-
-
-def _encoder(found: StreamSet) -> str:
-    return found.encoder + (" + CSRE" if found.csre else "")
 
 
 def _title(found: StreamSet) -> str:
     return f"{found.runs} ({found.benchmark}, {found.selection})"
 
 
-def _percent(counts: Counts) -> str:
-    return f"{counts.top1_percent:.2f}"
+def _percent(tally: Tally) -> str:
+    return f"{tally.top1_percent:.2f}"
 
 
 def _numbers(weights: Sequence[float]) -> str:
