@@ -306,11 +306,11 @@ def _run_name(settings: Settings, files: Sequence[Path], stream_of_files: str) -
 
     A given name may hold settings in braces: `{name}` for the default name, `{seed}`, `{csre.temperature}`.
     """
-    given, stream = settings["name"], settings["data.stream"].value
+    given, stream = settings["name"], settings["data.stream"]
     default = "+".join(path.stem for path in files)
-    if stream != stream_of_files:
-        default, replaced = re.subn(rf"(?<![^_]){stream_of_files}(?![^_+])", stream, default, count=1)
-        default = default if replaced else f"{default}_{stream}"
+    if stream.value != stream_of_files:
+        _refuse_other_stream(files[0], stream_of_files, stream)
+        default = _renamed(default, stream_of_files, stream.value)
     if given.value is None:
         return Setting(default, "names of the configuration files")
 
@@ -323,6 +323,23 @@ def _run_name(settings: Settings, files: Sequence[Path], stream_of_files: str) -
         return str(settings[key].value)
 
     return Setting(re.sub(r"\{([\w.]*)\}", value_of, given.value), given.origin)
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """A name with one stream in it replaced by another, or added where the name holds none."""
+    renamed, count = re.subn(rf"(?<![^_]){old}(?![^_+])", new, name, count=1)
+    return renamed if count else f"{name}_{new}"
+
+
+def _refuse_other_stream(file: Path, stream_of_file: str, stream: Setting) -> None:
+    """Raise ConfigError where a stream has a file of its own beside this one, because its recipe differs."""
+    for family in (stream.value, stream.value.removesuffix("_motion")):
+        own = file.with_stem(_renamed(file.stem, stream_of_file, family))
+        if own.is_file() and not own.samefile(file):
+            raise ConfigError(
+                f"{stream.origin}: data.stream: {stream.value} has a recipe of its own in {own}; give that file "
+                f"(with --data.stream {stream.value} where its stream is another)"
+            )
 
 
 def _check_together(resolved: Resolved) -> None:

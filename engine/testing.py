@@ -169,4 +169,6 @@ def enabled_heads(settings: dict[str, Any]) -> list[str]:
 def _group(settings: dict[str, Any]) -> str:
     """A fingerprint of all that the streams of one ensemble have in common."""
     common = {key: value for key, value in settings.items() if key not in EXECUTION_KEYS and key != "data.stream"}
+    # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
+    common["model.options"] = {key: value for key, value in settings["model.options"].items() if key != "partition"}
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]

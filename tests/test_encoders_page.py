@@ -110,7 +110,7 @@ def test_hcn_by_window(window):
 
 
 @encoders
-@pytest.mark.parametrize("ending", ["csre_joint", "bone_motion"])
+@pytest.mark.parametrize("ending", ["csre_joint", "joint"])
 def test_recipes(name, ending):
     config = config_of(f"nw-ucla/{name}_{ending}.yaml")
     row, optim = RECIPES[name], config.optim
@@ -168,7 +168,7 @@ def test_what_the_quirks_say_of_the_configurations():
     assert "The configurations use 8" in section(PAGE, "InfoGCN")
     assert config_of("nw-ucla/infogcn_joint.yaml").model.options["order"] == 8
     assert "whose bone configurations select them" in " ".join(section(PAGE, "Hyperformer").split())
-    for stream, partition in (("bone", "published_bone"), ("bone_motion", "published_bone"), ("joint", "published")):
+    for stream, partition in (("bone", "published_bone"), ("joint", "published")):
         options = config_of(f"nw-ucla/hyperformer_{stream}.yaml").model.options
         assert options.get("partition", "published") == partition
     slim = re.search(r"\(`base_channels` (\d+), Hyperformer `channels` (\d+), HCN whole\)", " ".join(PAGE.split()))

@@ -43,8 +43,17 @@ def test_raw_clips_become_scores(tmp_path, capsys):
     assert f"ntu60-xsub, test: {len(test)} clips" in said
 
     for stream in ("joint", "bone"):
-        config = REPOSITORY / f"config/ntu60-xsub/ctrgcn_csre_{stream}.yaml"
-        words = ("--data.path", str(store), "--work_dir", str(tmp_path / "runs"), "--optim.epochs", "1")
+        config = REPOSITORY / "config/ntu60-xsub/ctrgcn_csre_joint.yaml"
+        words = (
+            "--data.stream",
+            stream,
+            "--data.path",
+            str(store),
+            "--work_dir",
+            str(tmp_path / "runs"),
+            "--optim.epochs",
+            "1",
+        )
         assert (
             main.main(["--config", str(config), *words, *SMALL, "--log.tsne_clips", "0", "--log.figures", "false"]) == 0
         )

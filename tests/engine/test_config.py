@@ -283,6 +283,19 @@ def test_the_name_of_a_run(write, file, words, name):
     assert config_of(write(f"{file}.yaml", "data: {stream: joint}\n"), *words).name == name
 
 
+@pytest.mark.parametrize("stream", ["bone", "bone_motion"])
+def test_a_stream_with_a_recipe_of_its_own_is_not_trained_with_that_of_another(stream):
+    folder = REPOSITORY / "config/nw-ucla"
+    with pytest.raises(
+        ConfigError, match=rf"data\.stream: {stream} has a recipe of its own in .*hyperformer_bone\.yaml"
+    ):
+        config_of(folder / "hyperformer_joint.yaml", "--data.stream", stream)
+    assert config_of(folder / "hyperformer_bone.yaml", "--data.stream", stream).name == f"hyperformer_{stream}"
+    assert (
+        config_of(folder / "hyperformer_joint.yaml", "--data.stream", "joint_motion").name == "hyperformer_joint_motion"
+    )
+
+
 def test_the_stream_is_kept_in_step_in_the_name_of_several_files(write):
     first, second = write("net_joint.yaml", ""), write("released.yaml", "optim: {lr: 0.5}\n")
     resolved = resolve(["--config", str(first), "--config", str(second), "--data.stream", "bone"])

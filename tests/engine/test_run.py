@@ -455,11 +455,10 @@ def test_a_contrast_that_never_acts_is_loudly_told(call):
     assert "csre.positives" in done.out
 
 
-def test_the_released_reading_trains(call, tmp_path):
+def test_the_released_reading_trains(call):
     released = Path(__file__).parents[2] / "config/base/csre_released.yaml"
-    counts = "csre: {positives: {hard: 4}, negatives: {hard: 8, random: 8}}"
-    (tmp_path / "released.yaml").write_text(f"inherits: [small.yaml, {released}]\n{counts}\n")
-    assert call("--optim.epochs", "1", "--config", str(tmp_path / "released.yaml")).code == 0
+    counts = ("--csre.positives.hard", "4", "--csre.negatives.hard", "8", "--csre.negatives.random", "8")
+    assert call("--optim.epochs", "1", "--config", str(released), *counts).code == 0
 
 
 @pytest.mark.parametrize(
