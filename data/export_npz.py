@@ -8,8 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from feeders.choices import SECOND_PERSON
 from feeders.ntu.command_line import Bars, Parser, positive, run_command
-from feeders.ntu.export import PUBLISHED_FRAMES, SECOND_PERSON, export_npz
+from feeders.ntu.export import PUBLISHED_FRAMES, export_npz
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from feeders.benchmarks import BENCHMARKS, Benchmark
+from feeders.benchmarks.ntu import missing_from_recordings
 from feeders.choices import SPLITS, Split
 from feeders.errors import BadClip, DataError, counted, reading
 from feeders.formats import ARRAYS, NPZ, PYSKL, Format, find_format
-from feeders.known import clips_per_class, missing_clips, unusable_clips
 from feeders.readers.collector import Reading
 from feeders.readers.pyskl import fitting_benchmark
 from feeders.split import clips_of_side, split_clips
@@ -109,7 +109,7 @@ def quick_remarks(store: PackedStore, benchmark: Benchmark, splits: Sequence[Spl
         if empty := [store.class_names[label] for label in np.flatnonzero(present == 0)]:
             of_all = f"{len(empty)} of {len(present)} classes"
             remarks.append(f"benchmark {benchmark.name}: no {split} clip of {of_all}: {_some(empty)}")
-    if unusable := unusable_clips(store):
+    if unusable := sorted(benchmark.missing.intersection(store.names)):
         known = f"{counted(len(unusable), 'clip')} known to have a bad skeleton"
         remarks.append(f"{known}: {_some(unusable)}")
     return remarks
@@ -121,33 +121,36 @@ def check_data(place: Path, benchmark: Benchmark | None = None) -> Findings:
     An empty side of `benchmark` counts 0 clips; without `benchmark` a built-in one fits only if it has clips on both.
     Raises `DataError` when it cannot be read at all or does not fit the benchmark given.
     """
-    title, store, bad = _read(place, benchmark)
+    title, (store, bad), known = _read(place, benchmark)
     if store is None:
         return Findings(title, None, (), (), tuple(bad))
-    fitting = [benchmark] if benchmark else [each for each in BENCHMARKS.values() if _fits(store, each)]
-    bad = [*bad, *_bad_clips(store)]
-    return Findings(
-        title, store, tuple(_count(store, each) for each in fitting), tuple(missing_clips(store)), tuple(bad)
-    )
+    fitting = [known] if known else [each for each in BENCHMARKS.values() if _fits(store, each)]
+    unusable = frozenset[str]().union(*(each.missing for each in fitting))
+    bad = [*bad, *_bad_clips(store, unusable)]
+    missing = missing_from_recordings(store.names) if store.skeleton == "ntu" else []
+    return Findings(title, store, tuple(_count(store, each) for each in fitting), tuple(missing), tuple(bad))
 
 
-def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, PackedStore | None, list[BadClip]]:
-    """Format, store and bad clips. Files that give labels without names are read as what they fit best."""
+def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, Reading, Benchmark | None]:
+    """Format, what was read, and the benchmark it was read as where its sides or labels are those of one.
+
+    Files that give labels without names are read as what they fit best.
+    """
     with reading(place):
         if not place.exists():
             raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
     found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
     if benchmark is not None or found not in (NPZ, PYSKL, ARRAYS):
-        return found.title, *found.read(place, benchmark or BENCHMARKS["nw-ucla"], SPLITS)
+        return found.title, found.read(place, benchmark or BENCHMARKS["nw-ucla"], SPLITS), benchmark
     if found is ARRAYS:
         raise DataError(f"{place}: a folder of your own arrays; name the YAML file of its benchmark with --benchmark")
     known = fitting_benchmark(place) if found is PYSKL else None
-    return found.title, *(found.read(place, known, SPLITS) if known else _read_as_best(found, place))
+    return found.title, *((found.read(place, known, SPLITS), known) if known else _read_as_best(found, place))
 
 
-def _read_as_best(found: Format, place: Path) -> Reading:
+def _read_as_best(found: Format, place: Path) -> tuple[Reading, Benchmark]:
     """As the benchmark by which the fewest clips are refused, the first of those."""
-    best: Reading | None = None
+    best: tuple[Reading, Benchmark] | None = None
     refusals = []
     for candidate in (each for each in BENCHMARKS.values() if each.name != "demo"):
         try:
@@ -155,9 +158,9 @@ def _read_as_best(found: Format, place: Path) -> Reading:
         except DataError as error:
             refusals.append(error)
             continue
-        if best is None or len(given[1]) < len(best[1]):
-            best = given
-        if not best[1]:
+        if best is None or len(given[1]) < len(best[0][1]):
+            best = given, candidate
+        if not best[0][1]:
             break
     if best is None:
         raise refusals[-1]
@@ -166,7 +169,8 @@ def _read_as_best(found: Format, place: Path) -> Reading:
 
 def _fits(store: PackedStore, benchmark: Benchmark) -> bool:
     try:
-        return all(len(split_clips(store, benchmark, split)) for split in SPLITS)
+        sides = [split_clips(store, benchmark, split) for split in SPLITS]
+        return all(map(len, sides)) and store.class_names == benchmark.class_names
     except DataError:
         return False
 
@@ -177,13 +181,12 @@ def _count(store: PackedStore, benchmark: Benchmark) -> Counts:
         benchmark.name,
         found={split: np.bincount(labels[split], minlength=len(store.class_names)) for split in SPLITS},
         expected={split: benchmark.expected_clips.get(split) for split in SPLITS},
-        expected_per_class=clips_per_class(benchmark),
+        expected_per_class=None if benchmark.clips_per_class is None else np.array(benchmark.clips_per_class),
     )
 
 
-def _bad_clips(store: PackedStore) -> Iterator[BadClip]:
+def _bad_clips(store: PackedStore, unusable: frozenset[str]) -> Iterator[BadClip]:
     """Decodes every clip, which compares its digest."""
-    unusable = set(unusable_clips(store))
     visited = store.memory_mapped()
     for index, name in enumerate(store.names):
         try:

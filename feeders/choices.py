@@ -7,11 +7,17 @@ from typing import Literal, get_args
 Split = Literal["train", "test"]
 Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
 Variant = Literal["plain", "centred"]
+Transforms = Literal["ntu", "nw-ucla"]
+Origin = Literal["clip", "frame"]
+SecondPerson = Literal["copy", "zero"]
 Placement = Literal["auto", "host", "memory_map", "device"]
 OnBadClip = Literal["error", "skip"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 STREAMS: tuple[str, ...] = get_args(Stream)
 VARIANTS: tuple[str, ...] = get_args(Variant)
+TRANSFORMS: tuple[str, ...] = get_args(Transforms)
+ORIGINS: tuple[str, ...] = get_args(Origin)
+SECOND_PERSON: tuple[SecondPerson, ...] = get_args(SecondPerson)
 PLACEMENTS: tuple[str, ...] = get_args(Placement)
 ON_BAD_CLIP: tuple[str, ...] = get_args(OnBadClip)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from feeders.benchmarks import Benchmark
 from feeders.choices import Split
-from feeders.demo import open_demo
+from feeders.demo.cache import open_demo
 from feeders.errors import DataError, reading
 from feeders.readers.collector import Reading
 from feeders.readers.nw_ucla import read_nw_ucla

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feeders.benchmarks import Benchmark, SplitRule
-from feeders.choices import Split
+from feeders.benchmarks import BENCHMARKS, Benchmark, SplitRule
+from feeders.benchmarks.benchmark import SIDE_COLUMN, STATED_BY_THE_DATA
+from feeders.choices import SPLITS, Split
 from feeders.errors import DataError
-from feeders.sides import SIDES, side_column
 from feeders.store import PackedStore
 from graph import get_skeleton
 
@@ -36,16 +36,25 @@ def clips_of_side(store: PackedStore, benchmark: Benchmark, split: Split) -> Ten
     """The same, but a side may have no clip."""
     check_fit(store, benchmark)
     rule = split_rule(store, benchmark)
-    members = np.isin(store.metadata[rule.column], sorted(rule.values(split)))
-    return torch.from_numpy(np.flatnonzero(members))
+    members = {side: np.isin(store.metadata[rule.column], sorted(rule.values(side))) for side in SPLITS}
+    if rule is STATED_BY_THE_DATA:
+        refuse_other_protocol("data.path", benchmark, {side: int(members[side].sum()) for side in SPLITS})
+    return torch.from_numpy(np.flatnonzero(members[split]))
 
 
 def split_rule(store: PackedStore, benchmark: Benchmark) -> SplitRule:
-    """The sides that the data themselves state for this protocol (`feeders.sides`), or else the benchmark's rule."""
-    column = side_column(benchmark)
-    if column not in store.metadata:
-        return benchmark.split
-    return SplitRule(column, train=frozenset({SIDES["train"]}), test=frozenset({SIDES["test"]}))
+    """What the store's column `side` says, where there is one; else the benchmark's rule."""
+    return STATED_BY_THE_DATA if SIDE_COLUMN in store.metadata else benchmark.split
+
+
+def refuse_other_protocol(place: object, benchmark: Benchmark, sizes: dict[Split, int]) -> None:
+    """Raise `DataError` when data that state their sides have as many clips on each as another benchmark has."""
+    for other in BENCHMARKS.values():
+        if benchmark.expected_clips and sizes == other.expected_clips != benchmark.expected_clips:
+            raise DataError(
+                f"{place}: its {sizes['train']} training and {sizes['test']} test clips are those of {other.name}, "
+                f"not of {benchmark.name}; set data.benchmark to {other.name}, or name other data"
+            )
 
 
 def stored_skeleton(benchmark: Benchmark) -> str:

@@ -11,21 +11,17 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.catalogue import Catalogue
-from feeders.choices import SPLITS, Split
+from feeders.choices import SPLITS, SecondPerson, Split
 from feeders.errors import DataError, reading
 from feeders.ntu.names import DATASETS, NUM_JOINTS
 from feeders.store_file import StoreFile, open_store_file
 
-SecondPerson = Literal["copy", "zero"]
-SECOND_PERSON: tuple[SecondPerson, ...] = get_args(SecondPerson)
-"""What stands in the second person's place where the pipeline found only one actor."""
-PUBLISHED_SECOND_PERSON: dict[str, SecondPerson] = {"ntu60": "zero", "ntu120": "copy"}
 PUBLISHED_FRAMES = 300
 NUM_PERSONS = 2
 NUMBERS_OF_PERSON = NUM_JOINTS * 3
@@ -74,10 +70,10 @@ def export_npz(
     """
     file = open_store_file(store)
     dataset = dataset_of(file.catalogue)
-    benchmark = BENCHMARKS.get(f"{dataset}-{protocol}")
-    if benchmark is None:
-        known = [name.removeprefix(f"{dataset}-") for name in BENCHMARKS if name.startswith(f"{dataset}-")]
-        raise DataError(f"--protocol {protocol}: {store} is {dataset}, which has {' and '.join(known)}")
+    protocols = {each.protocol: each for each in BENCHMARKS.values() if each.dataset == dataset}
+    if protocol not in protocols:
+        raise DataError(f"--protocol {protocol}: {store} is {dataset}, which has {' and '.join(protocols)}")
+    benchmark = protocols[protocol]
     with reading(out):
         if out.exists():
             raise DataError(f"{out}: exists; remove it or name another file with --out")
@@ -85,7 +81,7 @@ def export_npz(
     for split, order in orders.items():
         if not len(order):
             raise DataError(f"{store}: no {split} clip of {benchmark.name}; it does not hold the whole data set")
-    copies = (second_person or PUBLISHED_SECOND_PERSON[dataset]) == "copy"
+    copies = (second_person or benchmark.second_person) == "copy"
     temporary = out.with_name(f"{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ import torch
 
 from feeders.benchmarks import Benchmark
 from feeders.catalogue import Catalogue
-from feeders.class_names import class_names
 from feeders.clip_rows import ClipRows
 from feeders.clip_source import InMemory
 from feeders.errors import BadClip
@@ -35,7 +34,7 @@ class ClipCollector:
     def __init__(self, benchmark: Benchmark) -> None:
         self.skeleton = stored_skeleton(benchmark)
         self.joints = get_skeleton(benchmark.skeleton).num_joints
-        self.class_names = class_names(benchmark)
+        self.class_names = benchmark.class_names
         self.most_persons = benchmark.num_persons
         self.bad: list[BadClip] = []
         self._rows = np.empty((0, self.joints, 3), np.float32)

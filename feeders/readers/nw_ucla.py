@@ -12,22 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from feeders.benchmarks.nw_ucla import NW_UCLA
 from feeders.errors import BadClip, DataError
 from feeders.store import PackedStore
 
 NUM_JOINTS = 20
-CLASS_NAMES = (
-    "pick up with one hand",
-    "pick up with two hands",
-    "drop trash",
-    "walk around",
-    "sit down",
-    "stand up",
-    "donning",
-    "doffing",
-    "throw",
-    "carry",
-)
 CLASS_OF_ACTION = {action: index for index, action in enumerate((1, 2, 3, 4, 5, 6, 8, 9, 11, 12))}
 """Class index of the action number in a name; actions 7 and 10 do not exist."""
 NAME = re.compile(r"a(?P<action>\d\d)_s(?P<subject>\d\d)_e(?P<replication>\d\d)_v(?P<camera>\d\d)")
@@ -62,7 +51,7 @@ def read_nw_ucla(folder: Path) -> tuple[PackedStore | None, list[BadClip]]:
         clips,
         labels=[CLASS_OF_ACTION[int(name["action"])] for name in names],
         names=[name[0] for name in names],
-        class_names=CLASS_NAMES,
+        class_names=NW_UCLA.class_names,
         skeleton="nw-ucla",
         metadata={column: [int(name[column]) for name in names] for column in ("subject", "camera", "replication")},
     )

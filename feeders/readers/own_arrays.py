@@ -24,10 +24,10 @@ import numpy as np
 
 from common.words import did_you_mean
 from feeders.benchmarks import Benchmark
+from feeders.benchmarks.benchmark import SIDE_COLUMN, SIDES
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError, why
 from feeders.readers.collector import ClipCollector, Reading
-from feeders.sides import SIDE_COLUMN, SIDES
 
 REQUIRED = ("name", "label")
 

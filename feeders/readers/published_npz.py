@@ -19,11 +19,12 @@ from typing import IO
 
 import numpy as np
 
-from feeders.benchmarks import BENCHMARKS, Benchmark
+from feeders.benchmarks import Benchmark
+from feeders.benchmarks.benchmark import SIDE_COLUMN, SIDES
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError, why
 from feeders.readers.collector import ClipCollector, Reading
-from feeders.sides import SIDES, side_column
+from feeders.split import refuse_other_protocol
 
 BLOCK = 16 * 2**20
 """Bytes read at a time, roughly."""
@@ -41,12 +42,12 @@ def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split]
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive)
             sizes = {split: _size(archive, f"x_{split}") for split in SPLITS}
-            _refuse_other_protocol(path, benchmark, sizes)
+            refuse_other_protocol(path, benchmark, sizes)
             for split in splits:
                 _read_side(path, archive, split, benchmark, collector)
+    except DataError as error:
+        raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        if isinstance(error, DataError):
-            raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from None
         if isinstance(error, OSError) and error.errno == errno.EACCES:
             raise DataError(f"{path}: cannot be read ({why(error)})") from None
         raise DataError(f"{path}: not a readable .npz archive ({why(error)}); make or copy it again") from None
@@ -63,21 +64,11 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
         )
 
 
-def _refuse_other_protocol(path: Path, benchmark: Benchmark, sizes: dict[Split, int]) -> None:
-    """A whole file is known by its numbers of clips."""
-    for other in BENCHMARKS.values():
-        if benchmark.expected_clips and sizes == other.expected_clips != benchmark.expected_clips:
-            raise DataError(
-                f"{path}: its {sizes['train']} training and {sizes['test']} test clips are those of {other.name}, "
-                f"not of {benchmark.name}; set data.benchmark to {other.name}, or name another file"
-            )
-
-
 def _read_side(
     path: Path, archive: zipfile.ZipFile, split: Split, benchmark: Benchmark, collector: ClipCollector
 ) -> None:
     labels = _labels(path, archive, split, benchmark)
-    metadata = {side_column(benchmark): SIDES[split]}
+    metadata = {SIDE_COLUMN: SIDES[split]}
     position = 0
     with archive.open(f"x_{split}.npy") as member:
         shape, dtype = _header(member)

@@ -9,7 +9,7 @@ Letters: M persons, T frames, V joints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,33 @@ import numpy as np
 
 from common.pickles import Array, PickleRefusedError, load_arrays
 from feeders.benchmarks import BENCHMARKS, Benchmark
+from feeders.benchmarks.benchmark import NEITHER, SIDE_COLUMN, SIDES
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError, why
-from feeders.ntu.names import DATASETS, parse_name
+from feeders.ntu.names import parse_name
 from feeders.readers.collector import ClipCollector, Reading
-from feeders.sides import NEITHER, SIDE_COLUMN, SIDES
 from graph import get_skeleton
 
 SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
-ONLY_IN = {"xview": "ntu60", "xset": "ntu120"}
-"""Protocols that tell the two data sets apart."""
 
 
 def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
     """The clips of the wanted sides, float32, in the order of the file, moved like those of `prepare_ntu`.
 
     Frames without anyone are dropped; joint 2 of the first person where it first appears becomes the origin; absent
-    persons stay zero. The sides of every split of the file become columns `side_xsub`, ...; where the IDs are NTU
-    names, so do set-up, camera, subject and replication. Nothing that the file asks for is run. Raises `DataError` when
-    it is damaged, is none of this kind, or belongs to another data set than the benchmark.
+    persons stay zero. The splits of the benchmark's protocol become the column `side`, those of others
+    `side_<protocol>`; where the IDs are NTU names, set-up, camera, subject and replication become columns. Nothing that
+    the file asks for is run. Raises `DataError` when it is damaged, is none of this kind, or belongs to another data
+    set than the benchmark.
     """
     content = _load(path)
-    sides = _sides(path, content["split"])
-    _refuse_other_dataset(path, benchmark, sides)
+    protocols = _protocols(path, content["split"])
+    _refuse_other_dataset(path, benchmark, protocols)
+    sides = {
+        SIDE_COLUMN if protocol in ("", benchmark.protocol) else f"{SIDE_COLUMN}_{protocol}": ids
+        for protocol, ids in protocols.items()
+    }
     wanted = {SIDES[split] for split in splits}
-    protocol = f"{SIDE_COLUMN}_{benchmark.name.partition('-')[2]}"
     centre = get_skeleton(benchmark.skeleton).centre
     collector = ClipCollector(benchmark)
     seen: set[str] = set()
@@ -52,7 +54,7 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
             collector.refuse(f"annotation {position}", "has no frame_dir")
             continue
         metadata = numbers.get(name, {}) | {column: ids.get(name, NEITHER) for column, ids in sides.items()}
-        if protocol in metadata and metadata[protocol] not in wanted:
+        if SIDE_COLUMN in metadata and metadata[SIDE_COLUMN] not in wanted:
             continue
         if name in seen:
             collector.refuse(name, f"annotation {position} has the frame_dir of an earlier one")
@@ -90,9 +92,7 @@ def fitting_benchmark(path: Path) -> Benchmark | None:
 
     Raises `DataError` like `read_pyskl`.
     """
-    sides = _sides(path, _load(path)["split"])
-    names = [f"{dataset}-{protocol}" for protocol, dataset in ONLY_IN.items() if f"{SIDE_COLUMN}_{protocol}" in sides]
-    return BENCHMARKS[names[0]] if names else None
+    return _only_fit(_protocols(path, _load(path)["split"]))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -110,26 +110,33 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sides(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Column -> clip ID -> side."""
+def _protocols(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Protocol -> clip ID -> side."""
     sides: dict[str, dict[str, int]] = {}
     for name, ids in split.items():
         protocol, _, word = str(name).rpartition("_")
         if word not in SIDE_WORDS or type(ids) not in (list, tuple) or not all(type(clip) is str for clip in ids):
             raise DataError(f"{path}: split {name!r} is no list of clip IDs called <protocol>_train or _val")
-        column = f"{SIDE_COLUMN}_{protocol}" if protocol else SIDE_COLUMN
-        sides.setdefault(column, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))
+        sides.setdefault(protocol, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))
     return sides
 
 
-def _refuse_other_dataset(path: Path, benchmark: Benchmark, sides: dict[str, dict[str, int]]) -> None:
-    wanted, _, protocol = benchmark.name.partition("-")
-    for known, dataset in ONLY_IN.items():
-        if f"{SIDE_COLUMN}_{known}" in sides and wanted in DATASETS and dataset != wanted:
-            raise DataError(
-                f"{path}: its splits are those of {dataset}, benchmark {benchmark.name} needs {wanted}; set "
-                f"data.benchmark to {dataset}-{protocol if protocol == 'xsub' else known}, or name another file"
-            )
+def _only_fit(protocols: Iterable[str]) -> Benchmark | None:
+    """The benchmark that alone has one of these protocols: NTU60's X-View or NTU120's X-Set; None if there is none."""
+    for protocol in protocols:
+        fitting = [each for each in BENCHMARKS.values() if protocol and each.protocol == protocol]
+        if len(fitting) == 1:
+            return fitting[0]
+    return None
+
+
+def _refuse_other_dataset(path: Path, benchmark: Benchmark, protocols: Iterable[str]) -> None:
+    known = _only_fit(protocols)
+    if known is not None and benchmark.dataset and benchmark.dataset != known.dataset:
+        raise DataError(
+            f"{path}: its splits are those of {known.dataset}, benchmark {benchmark.name} needs {benchmark.dataset}; "
+            f"set data.benchmark to {known.name}, or name another file"
+        )
 
 
 def _numbers_in_names(annotations: list[Any]) -> dict[str, dict[str, int]]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from engine.schema import leaves
-from feeders import BENCHMARKS, DataError, get_benchmark, open_store
+from feeders import BENCHMARKS, DataError, Feeder, PackedStore, get_benchmark, open_store
+from graph import get_skeleton
 
 NUMBERS = re.compile(r"S(?P<setup>\d{3})C(?P<camera>\d{3})P(?P<subject>\d{3})R\d{3}A\d{3}")
 NTU = {
@@ -88,6 +89,30 @@ def test_absent_data_are_told_with_the_command_that_makes_them(tmp_path, name, d
         DataError, match=rf"nothing\.h5.*prepare_ntu\.py --raw FOLDER --dataset {dataset}\b.*data\.path"
     ):
         open_store(get_benchmark(name), tmp_path / "nothing.h5")
+
+
+def test_every_benchmark_names_its_own_classes():
+    """None falls back on another's, least of all on those of the demo."""
+    demo = set(BENCHMARKS["demo"].class_names)
+    for benchmark in BENCHMARKS.values():
+        assert len(set(benchmark.class_names)) == benchmark.num_classes
+        assert benchmark.name == "demo" or set(benchmark.class_names) != demo
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_column_side_wins_over_the_rule_of_every_benchmark(name):
+    benchmark = get_benchmark(name)
+    skeleton = get_skeleton(benchmark.skeleton)
+    store = PackedStore.from_clips(
+        [np.ones((2, 1, skeleton.num_joints, 3), np.float32)] * 3,
+        labels=[0, 0, 0],
+        names=["a", "b", "c"],
+        class_names=benchmark.class_names,
+        skeleton=skeleton.name,
+        metadata={"side": [1, 0, -1], benchmark.split.column: [min(benchmark.split.train)] * 3},
+    )
+    assert Feeder(store, benchmark, "train").names == ("b",)
+    assert Feeder(store, benchmark, "test").names == ("a",)
 
 
 def test_the_help_of_the_setting_lists_every_benchmark():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from feeders import BENCHMARKS, DataError, PackedStore, get_benchmark
+from feeders.benchmarks.ntu import missing_from_recordings
 from feeders.check import check_data, quick_remarks
-from feeders.known import clips_per_class, missing_clips, unusable_clips
 from feeders.ntu.names import DATASETS, parse_name
 
 CLASSES = DATASETS["ntu60"].class_names
@@ -42,13 +42,12 @@ def recording(subject: int) -> list[str]:
 )
 def test_known_clips_per_class_add_up(name, total):
     benchmark = get_benchmark(name)
-    counts = clips_per_class(benchmark)
-    assert len(counts) == benchmark.num_classes
-    assert counts.sum() == total == sum(benchmark.expected_clips.values())
+    assert len(benchmark.clips_per_class) == benchmark.num_classes
+    assert sum(benchmark.clips_per_class) == total == sum(benchmark.expected_clips.values())
 
 
 def test_known_clips_per_class_of_nw_ucla(real_clips):
-    assert real_clips.store.labels.bincount().tolist() == clips_per_class(get_benchmark("nw-ucla")).tolist()
+    assert tuple(real_clips.store.labels.bincount().tolist()) == get_benchmark("nw-ucla").clips_per_class
 
 
 def test_a_whole_data_set_is_good(real_clips, tmp_path):
@@ -64,12 +63,11 @@ def test_a_whole_data_set_is_good(real_clips, tmp_path):
 def test_missing_clips_of_a_recording_are_named_and_unusable_ones_are_not_missed():
     names = recording(1) + recording(5)
     gone = ["S001C002P001R001A007", "S001C003P005R001A060"]
-    store = ntu_store([name for name in names if name not in gone])
-    assert missing_clips(store) == gone
+    assert missing_from_recordings([name for name in names if name not in gone]) == gone
     of_another = [f"S001C{c:03}P005R002A{a:03}" for c in (1, 2, 3) for a in range(1, 61)]
     assert UNUSABLE in DATASETS["ntu60"].missing
-    assert missing_clips(ntu_store([name for name in of_another if name not in DATASETS["ntu60"].missing])) == []
-    assert unusable_clips(ntu_store([*names, UNUSABLE])) == [UNUSABLE]
+    assert missing_from_recordings([name for name in of_another if name not in DATASETS["ntu60"].missing]) == []
+    assert missing_from_recordings(["wave_01"]) == []
 
 
 def test_an_incomplete_store_is_not_good_and_every_fitting_protocol_is_counted(tmp_path):
@@ -158,7 +156,9 @@ def test_annotations_are_read_as_the_data_set_of_their_splits(tmp_path, dataset,
     assert findings.bad == ()
     assert len(findings.store) == 6
     assert len(findings.store.class_names) == int(dataset[3:])
-    assert [counts.benchmark for counts in findings.counts] == [f"{dataset}-xsub", f"{dataset}-{protocol}"]
+    assert [counts.benchmark for counts in findings.counts] == [f"{dataset}-{protocol}"]
+    asked_for = check_data(tmp_path / "a.pkl", get_benchmark(f"{dataset}-xsub"))
+    assert [counts.benchmark for counts in asked_for.counts] == [f"{dataset}-xsub"]
 
 
 def test_an_empty_side_of_the_benchmark_asked_for_counts_nothing(tmp_path):

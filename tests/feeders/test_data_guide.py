@@ -10,8 +10,8 @@ import pytest
 
 import main
 from feeders import PackedStore, get_benchmark, open_store
+from feeders.benchmarks.own import DEFAULTS, REQUIRED
 from feeders.choices import PLACEMENTS
-from feeders.own_benchmark import DEFAULTS, REQUIRED
 from feeders.readers.published_npz import read_published_npz
 from tests.documents import REPOSITORY, code_block, read, section, table
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from feeders import DataError, Feeder, PackedStore, get_benchmark, open_store
-from feeders.demo import ACTIONS, AMBIGUOUS_PAIRS, generate_demo
-from feeders.demo.actions import DIVERGENCE, SIT_DOWN
+from feeders.demo.actions import ACTIONS, AMBIGUOUS_PAIRS, DIVERGENCE, SIT_DOWN
 from feeders.demo.body import BONES, NUM_JOINTS, SEGMENTS, pose, rotations
-from feeders.demo.generator import perform
+from feeders.demo.generator import generate_demo, perform
 from feeders.demo.people import Take, draw_person, draw_take
 from graph import get_skeleton
 

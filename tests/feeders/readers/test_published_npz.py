@@ -178,10 +178,12 @@ def test_another_benchmark_is_refused(write, monkeypatch):
         read_published_npz(write(arrays()), XSUB)
 
 
-def test_a_store_made_of_it_serves_no_other_protocol(write, tmp_path):
+def test_a_whole_store_made_of_it_serves_no_other_protocol(write, tmp_path, monkeypatch):
     open_store(XSUB, write(arrays())).store.save(tmp_path / "packed.h5")
     assert open_store(XSUB, tmp_path / "packed.h5").store.frames.tolist() == [4, 1, 9, 2, 6]
-    with pytest.raises(DataError, match="the data say no camera of their clips"):
+    monkeypatch.setitem(XSUB.expected_clips, "train", 3)
+    monkeypatch.setitem(XSUB.expected_clips, "test", 2)
+    with pytest.raises(DataError, match=r"3 training and 2 test clips are those of ntu60-xsub, not of ntu60-xview"):
         open_store(get_benchmark("ntu60-xview"), tmp_path / "packed.h5")
     assert isinstance(PackedStore.load(tmp_path / "packed.h5"), PackedStore)
 

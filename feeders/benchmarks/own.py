@@ -9,36 +9,27 @@
     repeat: 1                              # how often an epoch visits each training clip
     split: {column: subject, train: [1, 2, 3], test: [4, 5]}
 
-Only `skeleton`, `classes` and `path` are required. Without `split` the clips themselves say their side. Paths count
-from the folder of the file. The benchmark is called like the file.
+Only `skeleton`, `classes` and `path` are required. Without `split` the clips need a column `side`, which also wins
+over `split` where there is one. Paths count from the folder of the file. The benchmark is called like the file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.words import did_you_mean
 from common.yaml_files import YamlError, read_yaml
-from feeders.benchmarks import Benchmark, SplitRule
+from feeders.benchmarks.benchmark import STATED_BY_THE_DATA, Benchmark, SplitRule
+from feeders.choices import TRANSFORMS
 from feeders.errors import DataError
-from feeders.sides import SIDE_COLUMN, SIDES
 from graph import SkeletonError, get_skeleton
 
 REQUIRED = ("skeleton", "classes", "path")
 DEFAULTS: dict[str, Any] = {"persons": 1, "window": 64, "transforms": "ntu", "repeat": 1, "split": None}
-TRANSFORMS = ("ntu", "nw-ucla")
 
 
-@dataclass(frozen=True)
-class OwnBenchmark(Benchmark):
-    """A benchmark with class names of its own."""
-
-    class_names: tuple[str, ...] = ()
-
-
-def read_own_benchmark(path: Path) -> OwnBenchmark:
+def read_own_benchmark(path: Path) -> Benchmark:
     """The benchmark that a YAML file describes. Raises `DataError`, with the file and the key, for what is wrong."""
     try:
         return _build(path, _load(path))
@@ -48,7 +39,7 @@ def read_own_benchmark(path: Path) -> OwnBenchmark:
         raise DataError(f"{path}: {error}") from None
 
 
-def _build(path: Path, content: dict[str, Any]) -> OwnBenchmark:
+def _build(path: Path, content: dict[str, Any]) -> Benchmark:
     for key in content:
         if key not in (*REQUIRED, *DEFAULTS):
             known = (*REQUIRED, *DEFAULTS)
@@ -59,19 +50,19 @@ def _build(path: Path, content: dict[str, Any]) -> OwnBenchmark:
     values = DEFAULTS | content
     for key in ("persons", "window", "repeat"):
         if type(values[key]) is not int or values[key] < 1:
-            raise DataError(f"{key}: {values[key]!r} is no whole number from 1 on")
+            raise DataError(f"{key}: must be an integer >= 1, got {values[key]!r}")
     if values["transforms"] not in TRANSFORMS:
-        raise DataError(f"transforms: {values['transforms']!r} is none of {', '.join(TRANSFORMS)}")
+        raise DataError(f"transforms: must be one of {', '.join(TRANSFORMS)}, got {values['transforms']!r}")
     if values["transforms"] == "nw-ucla" and values["persons"] != 1:
         raise DataError("persons: the transforms nw-ucla take one person; use ntu, or persons: 1")
     classes = _texts("classes", values["classes"])
     if len(set(classes)) < len(classes):
-        raise DataError("classes: a name is there twice; give every class its own")
-    return OwnBenchmark(
+        raise DataError("classes: a name appears twice; give every class its own")
+    return Benchmark(
         name=path.stem,
         title=path.stem,
         skeleton=_skeleton(path.parent, values["skeleton"]),
-        num_classes=len(classes),
+        class_names=classes,
         num_persons=values["persons"],
         transforms=values["transforms"],
         window=values["window"],
@@ -79,8 +70,6 @@ def _build(path: Path, content: dict[str, Any]) -> OwnBenchmark:
         default_path=str(path.parent.absolute() / _text("path", values["path"])),
         source=f"what `path` of {path} names",
         split=_split(values["split"]),
-        expected_clips={},
-        class_names=classes,
     )
 
 
@@ -95,16 +84,16 @@ def _skeleton(folder: Path, value: Any) -> str:
 
 def _split(value: Any) -> SplitRule:
     if value is None:
-        return SplitRule(SIDE_COLUMN, train=frozenset({SIDES["train"]}), test=frozenset({SIDES["test"]}))
+        return STATED_BY_THE_DATA
     if not isinstance(value, dict) or value.keys() != {"column", "train", "test"}:
         raise DataError("split: needs the keys column, train and test, or leave it out")
     numbers = {}
     for side in ("train", "test"):
         if not isinstance(value[side], list) or not all(type(number) is int for number in value[side]):
-            raise DataError(f"split.{side}: {value[side]!r} is no list of whole numbers")
+            raise DataError(f"split.{side}: must be a list of integers, got {value[side]!r}")
         numbers[side] = frozenset(value[side])
     if both := numbers["train"] & numbers["test"]:
-        raise DataError(f"split: {min(both)} stands on both sides; a clip trains or tests")
+        raise DataError(f"split: {min(both)} is on both sides; a clip either trains or tests")
     return SplitRule(_text("split.column", value["column"]), **numbers)
 
 
@@ -113,17 +102,19 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError("there is no such file; data.benchmark names a benchmark or the YAML file of your own")
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise DataError(f"is no mapping; it needs the keys {', '.join(REQUIRED)}")
+        raise DataError(f"must be a mapping; it needs the keys {', '.join(REQUIRED)}")
     return content
 
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise DataError(f"{key}: {value!r} is no list of names")
+        raise DataError(f"{key}: must be a list of names, got {value!r}")
     return tuple(_text(key, item) for item in value)
 
 
 def _text(key: str, value: Any) -> str:
     if isinstance(value, str) and value:
         return value
-    raise DataError(f"{key}: {value!r} is no name (text; put it in quotes if it looks like a number or like yes or no)")
+    raise DataError(
+        f"{key}: must be a name, got {value!r} (put it in quotes if it looks like a number or like yes or no)"
+    )

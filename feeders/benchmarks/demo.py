@@ -1,0 +1,22 @@
+"""The generated demo clips (`feeders.demo`): every action twice, by 15 subjects before two cameras."""
+
+from __future__ import annotations
+
+from feeders.benchmarks.benchmark import Benchmark, SplitRule
+from feeders.demo.actions import ACTIONS
+
+DEMO = Benchmark(
+    name="demo",
+    title="generated clips, cross-subject",
+    skeleton="ntu",
+    class_names=tuple(action.name for action in ACTIONS),
+    num_persons=2,
+    window=32,
+    repeat=1,
+    default_path="data/demo",
+    source="clips that are generated at the first use",
+    split=SplitRule("subject", train=frozenset(range(1, 11)), test=frozenset(range(11, 16))),
+    transforms="ntu",
+    expected_clips={"train": 480, "test": 240},
+    clips_per_class=(60,) * len(ACTIONS),
+)
