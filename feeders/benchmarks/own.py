@@ -115,6 +115,4 @@ def _texts(key: str, value: Any) -> tuple[str, ...]:
 def _text(key: str, value: Any) -> str:
     if isinstance(value, str) and value:
         return value
-    raise DataError(
-        f"{key}: must be a name, got {value!r} (put it in quotes if it looks like a number or like yes or no)"
-    )
+    raise DataError(f"{key}: must be a name, got {value!r} (put a number in quotes)")

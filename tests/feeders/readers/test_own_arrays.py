@@ -174,7 +174,7 @@ def test_a_folder_needs_one_table(folder):
         ("{skeleton: ntv, classes: [a], path: x}", "did you mean 'ntu'"),
         ("{skeleton: gone.yaml, classes: [a], path: x}", "there is no file .*gone.yaml"),
         ("{skeleton: ntu, classes: [a, a], path: x}", "classes: a name appears twice"),
-        ("{skeleton: ntu, classes: [no], path: x}", "classes: must be a name, got False"),
+        ("{skeleton: ntu, classes: [1], path: x}", "classes: must be a name, got 1"),
         ("{skeleton: ntu, classes: [a], path: x, persons: 0}", "persons: must be an integer >= 1, got 0"),
         (
             "{skeleton: ntu, classes: [a], path: x, transforms: mine}",
