@@ -26,8 +26,8 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
         if run.config.log.figures:
             draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
             draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
-    if run.config.log.figures and read_records(folder.metrics):
-        draw_curves(folder.metrics, title, figures / "curves.png")
+    if run.config.log.figures and (records := read_records(folder.metrics)):
+        draw_curves(records, title, figures / "curves.png")
     if run.config.log.tsne_clips:
         _embed(run, folder, title)
     folder.write_json("results.json", _results(run, outcome))
