@@ -1,7 +1,7 @@
 """The folder of a run: `<work_dir>/<benchmark>/<name>/`. A run there is gone on with, never deleted or overwritten.
 
 config.yaml          every setting, with the origin of each as a comment
-environment.json     versions, device, command line
+environment.json     versions, device, processor, command line, commit of this project
 log.txt              what the run said
 metrics.jsonl        one JSON object a line: steps, training epochs, tests
 tensorboard/         the same for TensorBoard
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,11 @@ class RunFolder:
             "torch": torch.__version__,
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "cpu": _cpu_model(),
             "threads": torch.get_num_threads(),
+            "commit": _commit(),
         }
-        self.write_text("environment.json", json.dumps(environment, indent=2) + "\n")
+        self.write_json("environment.json", environment)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file atomically."""
@@ -107,3 +110,21 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""
         self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+
+def _cpu_model() -> str:
+    """The processor's name as Linux knows it, elsewhere what Python knows."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with "+changes" where files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changed else commit

@@ -112,11 +112,11 @@ def test_a_missing_gpu_is_refused(capsys, monkeypatch, words):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["encoder", "--batch", "0"], "argument --batch: '0' is no whole number from 1 on"),
-        (["--threads", "none", "fused"], "argument --threads: 'none' is no whole number from 1 on"),
-        (["encoder", "--seconds", "-1"], "argument --seconds: '-1' is no number of seconds from 0 on"),
-        (["fused", "--seconds", "inf"], "argument --seconds: 'inf' is no number of seconds from 0 on"),
-        (["csre", "--seconds", "long"], "argument --seconds: 'long' is no number of seconds from 0 on"),
+        (["encoder", "--batch", "0"], "argument --batch: must be an integer >= 1, got '0'"),
+        (["--threads", "none", "fused"], "argument --threads: must be an integer >= 1, got 'none'"),
+        (["encoder", "--seconds", "-1"], "argument --seconds: must be a number of seconds >= 0, got '-1'"),
+        (["fused", "--seconds", "inf"], "argument --seconds: must be a number of seconds >= 0, got 'inf'"),
+        (["csre", "--seconds", "long"], "argument --seconds: must be a number of seconds >= 0, got 'long'"),
     ],
 )
 def test_numbers_out_of_range_are_refused(capsys, words, reason):
