@@ -79,7 +79,7 @@ def test_every_flag_that_is_named_exists(capsys):
         "--streams",
         "--work_dir",
     }
-    of_tools = {"--raw", "--dataset", "--run"}
+    of_tools = {"--raw", "--dataset", "--run", "--set", "--seeds", "--jobs", "--gpus", "--dry-run", "--with"}
     of_torchrun = {"--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}
     others = of_ensemble | of_tools | of_torchrun | {"--allow-mismatch"}
     assert {flag for flag in named - known - others if not flag.startswith("--model.options")} == set()

@@ -5,7 +5,7 @@
 
 GRID.yaml holds the same words, so that a sweep can be repeated:
 
-    config: [config/nw-ucla/hcn_csre_joint.yaml, config/nw-ucla/hcn_joint.yaml]   # one file or several
+    config: [config/nw-ucla/hcn_csre_joint.yaml, config/nw-ucla/hcn_joint.yaml]  # or one file; A.yaml+B.yaml lays B over A
     set: {csre.temperature: [0.5, 0.8, 1.0]}   # every combination of the values
     seeds: [0, 1, 2]
     with: {optim.amp: bf16}                    # the same in every cell
@@ -111,7 +111,7 @@ def cells_of(grid: dict[str, Any]) -> list[Cell]:
     for config in _listed(grid.get("config") or []):
         for values in itertools.product(*axes.values()):
             settings = {**(grid.get("with") or {}), **dict(zip(axes, values, strict=True))}
-            words = ["--config", str(config)]
+            words = [word for file in str(config).split("+") for word in ("--config", file)]
             for key, value in {**settings, "name": name}.items():
                 words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
             resolved = resolve(words)
@@ -249,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("grid", nargs="?", type=Path, metavar="GRID.yaml", help="the grid as a file; the options below add to it")
-    add("--config", action="append", metavar="FILE", help="configuration file; may be given several times")
+    add(
+        "--config", action="append", metavar="FILE", help="configuration (A.yaml+B.yaml lays B over A); may be repeated"
+    )
     add("--set", action="append", default=[], metavar="KEY=A,B", help="a setting and its values; may be repeated")
     add("--with", dest="fixed", action="append", default=[], metavar="KEY=VALUE", help="a setting of every cell")
     add("--seeds", metavar="A,B", help="seeds of every cell")
