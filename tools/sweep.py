@@ -5,11 +5,11 @@
 
 GRID.yaml holds the same words, so that a sweep can be repeated:
 
-    config: [config/nw-ucla/hcn_csre_joint.yaml, config/nw-ucla/hcn_joint.yaml]  # or one file; A.yaml+B.yaml lays B over A
-    set: {csre.temperature: [0.5, 0.8, 1.0]}   # every combination of the values
+    config: [config/nw-ucla/hcn_csre_joint.yaml, config/nw-ucla/hcn_joint.yaml]  # A.yaml+B.yaml: B over A
+    set: {csre.temperature: [0.5, 0.8, 1.0]}    # every combination of the values
     seeds: [0, 1, 2]
-    with: {optim.amp: bf16}                    # the same in every cell
-    name: "{name}_t{csre.temperature}_s{seed}" # {name}: that of the configuration file
+    with: {optim.amp: bf16}                     # the same in every cell
+    name: "{name}_t{csre.temperature}_s{seed}"  # {name}: that of the configuration file
 
 Finished cells are skipped, unfinished ones resumed, failed ones named with their last line at the end.
 """
