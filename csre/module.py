@@ -122,6 +122,21 @@ class BankContrast(nn.Module):
             self.similarity[name] = result.similarity
         return losses
 
+    def metrics(self) -> dict[str, Tensor]:
+        """Numbers worth logging about the latest step, scalars without gradient; empty before the first one.
+
+        Per branch ``active_<branch>``, the share of active clips; ``similarity_<branch>_<kind>``, their mean cosine to
+        what was chosen of each kind; ``bound_<branch>_lower`` and ``bound_<branch>_upper``, between which the loss of
+        a clip lies that has as many positives and negatives as asked for. Of the latter two kinds, those of other
+        ranks enter by taking the mean over the ranks.
+        """
+        numbers = {f"active_{branch}": share for branch, share in self.active_share.items()}
+        for branch, similarity in self.similarity.items():
+            numbers |= {f"similarity_{branch}_{kind}": value for kind, value in similarity.items()}
+            for side, bound in zip(("lower", "upper"), self.options.loss_bounds(), strict=True):
+                numbers[f"bound_{branch}_{side}"] = torch.full_like(self.active_share[branch], self.weight * bound)
+        return numbers
+
     def _checked_banks(
         self, unit_rows: dict[str, Tensor], labels: Tensor, indices: Tensor
     ) -> list[tuple[str, ClassSortedBank]]:

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 from common.options import option
 from feeders.benchmarks import BENCHMARKS
 from heads.csre_options import CSREOptions
+from heads.fr_head_options import FRHeadOptions
+from heads.skeleton_gcl_options import SkeletonGCLOptions
 
 Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
 
@@ -129,6 +131,8 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     csre: CSREOptions = field(default_factory=CSREOptions)
+    fr_head: FRHeadOptions = field(default_factory=FRHeadOptions)
+    skeleton_gcl: SkeletonGCLOptions = field(default_factory=SkeletonGCLOptions)
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -153,6 +157,7 @@ EXECUTION_KEYS = frozenset(
         "optim.on_non_finite",
         "optim.max_skips",
         "csre.bank.sharded",
+        "skeleton_gcl.bank.sharded",
         "log.every_steps",
         "log.keep_checkpoints",
         "log.checkpoint_steps",

@@ -63,7 +63,7 @@ class CSREHead(TrainingHead):
         return contrast_across_ranks(self.csre, projected, labels, indices, ranks.group, generator)
 
     def metrics(self) -> dict[str, Tensor]:
-        return {f"active_{branch}": share for branch, share in self.csre.active_share.items()}
+        return self.csre.metrics()
 
     def gathered_state_dict(self, group: dist.ProcessGroup | None = None) -> dict[str, Any] | None:
         return gathered_state_dict(self.csre, group)

@@ -31,6 +31,8 @@ class Registered(NamedTuple):
 
 HEADS = {
     "csre": Registered("CSRE", "heads.csre:CSREHead"),
+    "fr_head": Registered("FR-Head", "heads.fr_head:FRHead"),
+    "skeleton_gcl": Registered("SkeletonGCL", "heads.skeleton_gcl:SkeletonGCLHead"),
 }
 """By section, in the order in which they are built."""
 

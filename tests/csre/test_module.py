@@ -71,6 +71,20 @@ def test_mean_similarities_of_what_was_chosen():
     for kind, value in csre.similarity["spatial"].items():
         torch.testing.assert_close(value, torch.as_tensor(expected[kind]))
         assert not value.requires_grad
+        assert csre.metrics()[f"similarity_spatial_{kind}"] is value
+
+
+def test_metrics_before_and_after_a_step():
+    csre = filled(branches=("temporal",), weight=0.5)
+    assert CSRE(SHAPE, [0, 1]).metrics() == {}
+    features, labels, indices = batch(csre)
+    losses = csre(features, labels, indices)
+    metrics = csre.metrics()
+    assert metrics["active_temporal"] == 1
+    # 12 negatives, temperature 0.8, weight 0.5
+    assert metrics["bound_temporal_lower"].item() == pytest.approx(0.5 * math.log1p(12 * math.exp(-2.5)))
+    assert metrics["bound_temporal_upper"].item() == pytest.approx(0.5 * math.log1p(12 * math.exp(2.5)))
+    assert metrics["bound_temporal_lower"] < losses["temporal"] < metrics["bound_temporal_upper"]
 
 
 def test_labels_may_be_a_plain_sequence():
