@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -45,12 +46,20 @@ def build_average(encoder: nn.Module, config: OptimConfig) -> AveragedModel | No
     return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
 
 
+def precision(device: torch.device, config: OptimConfig) -> Literal["off", "bf16", "fp16"]:
+    """The mixed precision of a run on a device: as configured, or with `auto` that of the recipe on CUDA."""
+    if config.amp == "auto":
+        return config.published_amp if device.type == "cuda" else "off"
+    return config.amp
+
+
 def build_scaler(device: torch.device, config: OptimConfig) -> torch.amp.GradScaler:
     """The gradient scaler that float16 needs; for the other formats it passes everything through."""
-    return torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+    return torch.amp.GradScaler(device.type, enabled=precision(device, config) == "fp16")
 
 
 def autocast(device: torch.device, config: OptimConfig) -> torch.autocast:
     """The mixed-precision region of the encoder."""
-    dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "off")
+    amp = precision(device, config)
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")

@@ -80,7 +80,12 @@ class OptimConfig:
     gamma: float = option(0.1, "factor on the learning rate at each milestone", above=0)
     decay: float = option(1.0, "factor on the learning rate after every epoch", above=0)
     clip_norm: float | None = option(None, "largest gradient norm; null: no clipping", above=0)
-    amp: Literal["off", "bf16", "fp16"] = option("off", "mixed precision of the encoder")
+    amp: Literal["auto", "off", "bf16", "fp16"] = option(
+        "auto", "mixed precision of the encoder; auto: optim.published_amp on CUDA, off on the CPU"
+    )
+    published_amp: Literal["off", "bf16", "fp16"] = option(
+        "off", "mixed precision that the authors of the recipe trained in; optim.amp auto uses it"
+    )
     ema_decay: float | None = option(
         None,
         "decay of an exponential moving average of the weights, which is then evaluated; null: none",

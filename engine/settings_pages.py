@@ -21,6 +21,18 @@ file (`optim: {lr: 0.05}`) or on the command line (`--optim.lr 0.05`), which win
   --print-config   print every setting with its origin, and stop
   --help           print this text, and stop
 """
+PAGE_HEAD = """\
+# Settings
+
+Every setting of a run. `python tools/write_pages.py` makes this page from `engine/schema.py`; `python main.py --help`
+prints the same.
+
+Settings are read in this order, and later ones override earlier ones: defaults, inherited files (`inherits:`), the
+files of `--config` from first to last, with `--phase test` the settings that the run was trained with, the command
+line. Mappings are merged, lists are replaced, `null` restores the default. On the command line a setting is
+`--section.key VALUE`, with dashes or underscores; lists are `10,20` or `[10, 20]`. `--print-config` shows each value
+with its origin.
+"""
 WIDTH, MARGIN = 120, 28
 
 
@@ -37,6 +49,16 @@ def help_text() -> str:
             else:
                 parts.append(f"{head:<{MARGIN}}{body.pop(0)}\n")
             parts += [f"{'':<{MARGIN}}{line}\n" for line in body]
+    return "".join(parts)
+
+
+def configuration_page() -> str:
+    """The same settings as a Markdown page, a table per section."""
+    parts = [PAGE_HEAD]
+    for title, section, group in _sections():
+        parts.append(f"\n## {title}\n\n{section}\n\n| setting | value | default | meaning |\n|---|---|---|---|\n")
+        for key, leaf in group:
+            parts.append(f"| `{key}` | {leaf.requirement} | `{_default(leaf)}` | {leaf.help} |\n")
     return "".join(parts)
 
 
@@ -57,5 +79,8 @@ def _kind(leaf: Leaf) -> str:
 
 
 def _facts(leaf: Leaf) -> str:
-    default = yaml.safe_dump(leaf.default, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-    return f"default: {default}; {leaf.range}" if leaf.range else f"default: {default}"
+    return f"default: {_default(leaf)}; {leaf.range}" if leaf.range else f"default: {_default(leaf)}"
+
+
+def _default(leaf: Leaf) -> str:
+    return yaml.safe_dump(leaf.default, default_flow_style=True, width=10_000).removesuffix("...\n").strip()

@@ -15,6 +15,7 @@ from common.yaml_files import YamlError, read_yaml
         ("name: 2024-01-13 10:20:30", {"name": "2024-01-13 10:20:30"}),
         ("a: &x {b: 1}\nc: *x", {"a": {"b": 1}, "c": {"b": 1}}),
         ("a: &x {b: 1}\nc: {<<: *x, d: 2}", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
+        ("a: &x {b: 1}\nc: {<<: *x, b: 2}", {"a": {"b": 1}, "c": {"b": 2}}),
         ("amp: off\nclasses: [yes, no, on]", {"amp": "off", "classes": ["yes", "no", "on"]}),
         ("a: true\nb: False", {"a": True, "b": False}),
         ("", None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
+from engine.optim import autocast, build_average, build_optimizer, build_scaler, build_schedule, precision
 from engine.schema import OptimConfig
 
 
@@ -73,3 +73,19 @@ def test_no_average_unless_asked_for():
 @pytest.mark.parametrize(("amp", "scales"), [("off", False), ("bf16", False), ("fp16", True)])
 def test_only_float16_scales_gradients(amp, scales):
     assert build_scaler(torch.device("cpu"), OptimConfig(amp=amp)).is_enabled() == scales
+
+
+@pytest.mark.parametrize(
+    ("amp", "published", "on_cuda", "on_cpu"),
+    [
+        ("auto", "fp16", "fp16", "off"),
+        ("auto", "off", "off", "off"),
+        ("off", "fp16", "off", "off"),
+        ("bf16", "fp16", "bf16", "bf16"),
+    ],
+)
+def test_auto_precision_is_that_of_the_recipe_on_cuda(amp, published, on_cuda, on_cpu):
+    config = OptimConfig(amp=amp, published_amp=published)
+    assert precision(torch.device("cuda"), config) == on_cuda
+    assert precision(torch.device("cpu"), config) == on_cpu
+    assert autocast(torch.device("cpu"), config)._enabled == (on_cpu != "off")

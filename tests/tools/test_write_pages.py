@@ -1,0 +1,48 @@
+"""The pages that are made from the schema and the configurations are up to date and say what they should."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.yaml_files import read_yaml
+from engine.schema import leaves
+from tests.documents import REPOSITORY
+from tools import write_pages
+from tools.write_pages import BENCHMARKS, Recipe, pages, recipes_page
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_the_page_is_up_to_date(path):
+    assert path.read_text(encoding="utf-8") == pages()[path], "run python tools/write_pages.py"
+
+
+def test_every_setting_has_a_row():
+    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for key, leaf in leaves().items():
+        assert f"| `{key}` | {leaf.requirement} | " in page
+
+
+def test_every_published_encoder_has_a_row_for_each_benchmark():
+    rows = [line.split(" | ")[:2] for line in recipes_page().partition("## Where they equal")[2].splitlines()]
+    published = read_yaml(REPOSITORY / "docs" / "published_recipes.yaml")
+    for encoder, facts in published.items():
+        benchmarks = facts["settings"] if encoder == "hcn64" else BENCHMARKS
+        for benchmark in benchmarks:
+            assert rows.count([f"| {benchmark}", encoder.replace("+csre", " + CSRE")]) == 1
+
+
+def test_published_settings_are_settings():
+    for facts in read_yaml(REPOSITORY / "docs" / "published_recipes.yaml").values():
+        for settings in facts["settings"].values():
+            keys = [key for key, _ in write_pages._dotted(settings)]
+            assert all(key in leaves() or key.startswith("model.options.") for key in keys)
+
+
+def test_a_difference_is_shown_with_its_reason_and_one_without_is_an_error():
+    recipe = Recipe("nw-ucla", "ctrgcn", {"optim.lr": 0.05, "seed": 1, **dict.fromkeys(write_pages.NAMES)})
+    recipe.settings.update({"optim.lr": 0.05, "seed": 1, "optim.name": "sgd", "optim.decay": 1.0})
+    facts = {"settings": {"nw-ucla": {"optim": {"lr": 0.1}, "seed": 1}}}
+    with pytest.raises(KeyError):
+        write_pages._comparison(recipe, facts)
+    row = write_pages._comparison(recipe, facts | {"reasons": {"optim.lr": "half the batch"}})
+    assert row.startswith("| nw-ucla | ctrgcn | seed | rate (0.1 there, 0.05 here): half the batch | optimiser")
