@@ -112,6 +112,11 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
         variant=config.data.variant,
         window=window,
         repeat=config.data.repeat,
+        second_person=config.data.second_person,
+        rotation=config.data.rotation,
+        origin=config.data.origin,
+        bone_scale=config.data.bone_scale,
+        validation=config.data.validation,
         seed=config.seed,
     )
     train_clips = feeder(split="train") if training else None

@@ -35,6 +35,24 @@ class DataConfig:
     repeat: int | None = option(
         None, "times an epoch visits each training clip, each visit augmented anew; null: the benchmark's", at_least=1
     )
+    second_person: Literal["copy", "zero"] | None = option(
+        None, "second person of a lone actor: a copy of the first, or zeros; null: the benchmark's (copy for ntu120)"
+    )
+    rotation: float | None = option(
+        None, "largest random rotation about each axis in radians, 0: none; null: the benchmark's", at_least=0
+    )
+    origin: Literal["clip", "frame"] | None = option(
+        None, "one origin per clip, or the first person's centre in every frame; null: the benchmark's"
+    )
+    bone_scale: float = option(
+        0.0, "in training, bones get longer or shorter by up to this share (FR-Head: 0.2); 0: off", at_least=0, below=1
+    )
+    validation: float = option(
+        0.0,
+        "share of the training clips held out, by subject where known; the best epoch is then chosen on them",
+        at_least=0,
+        below=1,
+    )
     on_bad_clip: Literal["error", "skip"] = option("error", "what to do about clips that cannot be read")
     placement: Literal["auto", "host", "memory_map", "device"] = option(
         "auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 Split = Literal["train", "test"]
+Part = Literal["train", "validation", "test"]
 Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
 Variant = Literal["plain", "centred"]
 Transforms = Literal["ntu", "nw-ucla"]
@@ -14,6 +15,9 @@ Placement = Literal["auto", "host", "memory_map", "device"]
 OnBadClip = Literal["error", "skip"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
+"""The sides of a benchmark."""
+PARTS: tuple[Part, ...] = get_args(Part)
+"""What a feeder can feed: the training side may be parted for validation."""
 STREAMS: tuple[str, ...] = get_args(Stream)
 VARIANTS: tuple[str, ...] = get_args(Variant)
 TRANSFORMS: tuple[str, ...] = get_args(Transforms)

@@ -13,14 +13,19 @@ import torch
 from torch import Tensor
 
 from feeders.benchmarks import Benchmark
-from feeders.choices import SPLITS, Split, Stream, Variant
+from feeders.choices import PARTS, SECOND_PERSON, Origin, Part, SecondPerson, Stream, Variant
 from feeders.errors import DataError, unknown_choice
-from feeders.sampling import epoch_draws, epoch_order
+from feeders.sampling import epoch_draws, epoch_order, held_out
 from feeders.split import split_clips
 from feeders.store import PackedStore
 from feeders.streams import StreamBuilder
 from feeders.transforms import build_transform
 from graph import get_skeleton
+
+SUBJECT = "subject"
+"""Metadata column by which clips are held out for validation."""
+ALONE = "alone"
+"""Metadata column: 1 for the clips whose published arrays have room for one actor only."""
 
 
 class ClipBatch(NamedTuple):
@@ -47,7 +52,15 @@ class Feeder:
     """Batches of one split: cropped, augmented (training only), turned into a stream; computed on the store's device.
 
     Index i stands for clip i % clips of the split, and `len(feeder)` counts clips x repeat; in training each of the
-    repeats is augmented on its own, in testing nothing is repeated. `window` and `repeat` default to the benchmark's.
+    repeats is augmented on its own, in testing nothing is repeated. `window`, `repeat`, `rotation`, `origin` and
+    `second_person` default to the benchmark's.
+
+    split: "train", "test", or "validation": with `validation` above 0 that fraction of the training clips is held out
+    (`feeders.sampling.held_out`: by subject where the store knows it), fed as test clips are, and missing in "train".
+    second_person: what stands in for the second person of the clips that the store's column `alone` marks, before any
+    augmentation; without that column an absent person is zero. rotation: largest angle about each axis in radians;
+    origin: per clip (as stored) or per frame; both with the transforms `ntu` only. bone_scale: bones are scaled by
+    factors in 1 - bone_scale .. 1 + bone_scale in training (`feeders.transforms.bones`), 0 for none.
 
     labels: (L,) int64 on the CPU, the class of every index. names: the name of every clip of the split, in the order
     of the store. class_names: of the store.
@@ -59,16 +72,21 @@ class Feeder:
         self,
         store: PackedStore,
         benchmark: Benchmark,
-        split: Split,
+        split: Part,
         *,
         stream: Stream = "joint",
         variant: Variant = "plain",
         window: int | None = None,
         repeat: int | None = None,
+        second_person: SecondPerson | None = None,
+        rotation: float | None = None,
+        origin: Origin | None = None,
+        bone_scale: float = 0.0,
+        validation: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if split not in SPLITS:
-            raise unknown_choice("split", split, SPLITS)
+        if split not in PARTS:
+            raise unknown_choice("split", split, PARTS)
         window = benchmark.window if window is None else window
         repeat = benchmark.repeat if repeat is None else repeat
         for key, value, least in (("data.window", window, 1), ("data.repeat", repeat, 1), ("seed", seed, 0)):
@@ -78,11 +96,12 @@ class Feeder:
         self.split = split
         self.seed = seed
         self.class_names = store.class_names
-        self._clips = split_clips(store, benchmark, split)
+        self._clips = part_clips(store, benchmark, split, validation, seed)
         self.names = tuple(store.names[clip] for clip in self._clips.tolist())
         self.labels = store.labels[self._clips].repeat(repeat if split == "train" else 1)
         skeleton = get_skeleton(benchmark.skeleton)
-        self._transform = build_transform(benchmark, skeleton, window)
+        self._copied = _copied(store, benchmark, second_person)
+        self._transform = build_transform(benchmark, skeleton, window, rotation, origin, bone_scale, store.device)
         self._build_stream = StreamBuilder(stream, variant, skeleton, store.device)
         self._draws_of: tuple[int, Tensor] | None = None
 
@@ -111,11 +130,12 @@ class Feeder:
             raise IndexError(f"indices must lie in 0 .. {len(self) - 1}")
         device = self.store.device
         clips = self._clips[indices % len(self._clips)]
+        copied = None if self._copied is None else self._copied[clips].to(device)
         rows, clips = self.store.ready(clips)
         if self.split == "train":
-            joints = self._transform.train(rows, clips, self._draws(epoch)[indices.to(device)])
+            joints = self._transform.train(rows, clips, self._draws(epoch)[indices.to(device)], copied)
         else:
-            joints = self._transform.test(rows, clips)
+            joints = self._transform.test(rows, clips, copied)
         stream = self._build_stream(joints)
         x = stream.float()
         return ClipBatch(
@@ -145,7 +165,7 @@ class Feeder:
         """Batches of an epoch; `DataError` when a training split does not fill one."""
         if batch_size < 1:
             raise DataError(f"optim.batch_size: must be at least 1, got {batch_size}")
-        if self.split == "test":
+        if self.split != "train":
             return -(-len(self) // batch_size)
         if len(self) < batch_size:
             raise DataError(
@@ -160,3 +180,35 @@ class Feeder:
             table = epoch_draws(len(self), self._transform.num_draws, self.seed, epoch)
             self._draws_of = epoch, table.to(self.store.device)
         return self._draws_of[1]
+
+
+def part_clips(store: PackedStore, benchmark: Benchmark, part: Part, validation: float, seed: int) -> Tensor:
+    """Positions in the store of the clips of a part, ascending, (clips,) int64 on the CPU. Raises `DataError`."""
+    if not 0 <= validation < 1:
+        raise DataError(f"data.validation: must be at least 0 and below 1, got {validation}")
+    clips = split_clips(store, benchmark, "test" if part == "test" else "train")
+    if part == "test" or not (validation or part == "validation"):
+        return clips
+    if not validation:
+        raise DataError("data.validation: is 0, so no clips are held out for validation; set it to 0.1, say")
+    subjects = store.metadata[SUBJECT][clips.numpy()] if SUBJECT in store.metadata else None
+    held = held_out(store.labels[clips], subjects, validation, seed)
+    if not held.any():
+        raise DataError("data.validation: no class has two training clips, so that none can be held out; set it to 0")
+    return clips[held if part == "validation" else ~held]
+
+
+def _copied(store: PackedStore, benchmark: Benchmark, second_person: SecondPerson | None) -> Tensor | None:
+    """Which clips of the store have a copy of the first person as the second, (S,) bool on the CPU; None: none has."""
+    if second_person is not None and second_person not in SECOND_PERSON:
+        raise unknown_choice("data.second_person", second_person, SECOND_PERSON)
+    if (benchmark.second_person if second_person is None else second_person) == "zero":
+        return None
+    if ALONE in store.metadata:
+        return torch.from_numpy(store.metadata[ALONE] == 1)
+    if second_person is None:
+        return None
+    raise DataError(
+        f"data.second_person: copy needs the column {ALONE} in the data, which stores of data/prepare_ntu.py have; "
+        "set it to zero, or leave it at null"
+    )

@@ -24,10 +24,25 @@ def gather_frames(rows: ClipRows, clips: Tensor, frames: Tensor, num_persons: in
     return rows.coordinates.flatten(1).index_select(0, wanted.flatten()).unflatten(0, wanted.shape)
 
 
-def clear_absent(points: Tensor, rows: ClipRows, clips: Tensor) -> Tensor:
-    """The very tensor given, (N, T, M, V * 3), with zeros for the persons that clips (N,) lack."""
+def clear_absent(points: Tensor, rows: ClipRows, clips: Tensor, copied: Tensor | None = None) -> Tensor:
+    """The very tensor given, (N, T, M, V * 3), with zeros for the persons that clips (N,) lack, `copied` ones ((N,)
+    bool) excepted."""
     person = torch.arange(points.shape[2], device=points.device)
-    return points.masked_fill_((person >= rows.persons[clips].unsqueeze(1)).view(len(points), 1, -1, 1), 0)
+    absent = person >= rows.persons[clips].unsqueeze(1)
+    if copied is not None:
+        absent &= ~copied.unsqueeze(1)
+    return points.masked_fill_(absent.view(len(points), 1, -1, 1), 0)
+
+
+def centre_frames(points: Tensor, centre: int) -> Tensor:
+    """(N, T, M, V * 3) with the first person's joint `centre` at the origin of every frame.
+
+    A person whose frame is all zeros is not there and stays zero. (The published feeder of HCN moves such a person,
+    too, to minus the first one's position.)
+    """
+    origin = points[:, :, :1, 3 * centre : 3 * centre + 3]
+    there = points.any(dim=3, keepdim=True)
+    return (points.unflatten(3, (-1, 3)) - (origin * there).unsqueeze(3)).flatten(3)
 
 
 def to_network_layout(points: Tensor, num_joints: int) -> Tensor:

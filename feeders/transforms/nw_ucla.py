@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from feeders.clip_rows import ClipRows
+from feeders.transforms.bones import BoneScaling
 from feeders.transforms.frames import gather_frames, to_network_layout
 from graph import Skeleton
 
@@ -22,32 +23,42 @@ COPIES = 100
 
 
 class NWUCLATransform:
-    """View rotation, scaling to [-1, 1] and frame picking. Draws per clip: two angles, then one per frame picked."""
+    """View rotation, scaling to [-1, 1] and frame picking. Draws per clip: two angles, one per frame picked, then those
+    of `scaling` (of bones, None for none)."""
 
-    def __init__(self, skeleton: Skeleton, num_persons: int, window: int) -> None:
+    def __init__(self, skeleton: Skeleton, num_persons: int, window: int, scaling: BoneScaling | None = None) -> None:
         # An absent second person would enter minimum and maximum as zeros.
         assert num_persons == 1
         self.origin_joint = skeleton.centre
         self.window = window
-        self.num_draws = 2 + window
+        self.scaling = scaling
+        self.num_draws = 2 + window + (scaling.num_draws if scaling is not None else 0)
 
-    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor) -> Tensor:
-        """Random view and frames; see `ClipTransform.train`."""
+    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None) -> Tensor:
+        """Random view, frames and lengths of bones; see `ClipTransform.train`."""
         frames = rows.frames[clips.to(rows.device)]
         degrees = (draws[:, :2] * (2 * MAX_DEGREES + 1)).floor() - MAX_DEGREES
-        return self.pick_and_normalise(rows, clips, random_frames(frames, draws[:, 2:]), view_rotations(degrees))
+        picked = random_frames(frames, draws[:, 2 : 2 + self.window])
+        factors = self.scaling.factors(draws[:, 2 + self.window :]) if self.scaling is not None else None
+        return self.pick_and_normalise(rows, clips, picked, view_rotations(degrees), factors)
 
-    def test(self, rows: ClipRows, clips: Tensor) -> Tensor:
+    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None) -> Tensor:
         """Recorded view, evenly spaced frames; see `ClipTransform.test`."""
         return self.pick_and_normalise(rows, clips, even_frames(rows.frames[clips.to(rows.device)], self.window))
 
     def pick_and_normalise(
-        self, rows: ClipRows, clips: Tensor, picked: Tensor, rotations: Tensor | None = None
+        self,
+        rows: ClipRows,
+        clips: Tensor,
+        picked: Tensor,
+        rotations: Tensor | None = None,
+        factors: Tensor | None = None,
     ) -> Tensor:
         """Joints (N, 3, T, V, 1) of the picked frames, scaled by the range that the whole turned clip covers.
 
         clips: (N,) int64 on the CPU. picked: (N, T) int64. rotations: (N, 3, 3) for row vectors, None for no turn.
-        A coordinate that does not vary over the clip becomes 0.
+        factors: (N, V - 1) of the bones, None to leave their lengths. A coordinate that does not vary over the clip
+        becomes 0.
         """
         longest = rows.longest(clips)
         clips = clips.to(rows.device)
@@ -57,6 +68,8 @@ class NWUCLATransform:
         points = points - points[:, :1, self.origin_joint : self.origin_joint + 1]
         if rotations is not None:
             points = torch.bmm(points.flatten(1, 2), rotations.to(points.dtype)).view_as(points)
+        if self.scaling is not None and factors is not None:
+            points = self.scaling.scale(points, factors)
         # Over frames first: that runs along memory and is several times faster than both axes at once.
         low, high = points.amin(1).amin(1).view(-1, 1, 1, 3), points.amax(1).amax(1).view(-1, 1, 1, 3)
         clip = torch.arange(len(clips), device=rows.device).unsqueeze(1)

@@ -114,6 +114,13 @@ def test_window_and_repeat_default_to_the_benchmark(store):
         ({"seed": -1}, "seed: must be at least 0, got -1"),
         ({"stream": "bones"}, r"data\.stream: unknown value 'bones' .did you mean 'bone"),
         ({"variant": "plane"}, r"data\.variant: unknown value 'plane' .did you mean 'plain"),
+        ({"origin": "frames"}, r"data\.origin: unknown value 'frames' .did you mean 'frame"),
+        ({"second_person": "cop"}, r"data\.second_person: unknown value 'cop' .did you mean 'copy"),
+        ({"second_person": "copy"}, r"data\.second_person: copy needs the column alone in the data"),
+        ({"rotation": -0.1}, r"data\.rotation: must be >= 0, got -0\.1"),
+        ({"bone_scale": -0.1}, r"data\.bone_scale: must be >= 0, got -0\.1"),
+        ({"bone_scale": 1.0}, r"data\.bone_scale: must be below 1, got 1\.0"),
+        ({"validation": 1.0}, r"data\.validation: must be at least 0 and below 1, got 1\.0"),
     ],
 )
 def test_options_out_of_range(store, options, message):
@@ -165,6 +172,38 @@ def test_a_store_on_the_gpu_gives_the_same_clips(store, split):
     on_host, on_gpu = (Feeder(s, BENCHMARK, split).feed(torch.arange(4), 1) for s in (store, store.to("cuda")))
     assert on_gpu.x.is_cuda
     torch.testing.assert_close(on_gpu.x.cpu(), on_host.x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("option", [{"rotation": 0.1}, {"origin": "frame"}])
+def test_options_of_the_other_family_are_refused(real_clips, option):
+    with pytest.raises(DataError, match=r"data\.(rotation|origin): benchmark nw-ucla has the transforms nw-ucla"):
+        Feeder(real_clips.store, get_benchmark("nw-ucla"), "train", **option)
+
+
+def test_the_benchmark_says_the_defaults(store):
+    def batch(benchmark, **options):
+        return Feeder(store, benchmark, "train", **options).feed(torch.arange(8), 0).x
+
+    for key, value in (("rotation", 0.0), ("origin", "frame")):
+        changed = batch(dataclasses.replace(BENCHMARK, **{key: value}))
+        assert torch.equal(changed, batch(BENCHMARK, **{key: value}))
+        assert not torch.equal(changed, batch(BENCHMARK))
+
+
+def test_held_out_clips_neither_train_nor_test(store):
+    options = {"validation": 0.5, "seed": 3, "repeat": 2}
+    train, validation, test = (Feeder(store, BENCHMARK, part, **options) for part in ("train", "validation", "test"))
+    everything = Feeder(store, BENCHMARK, "train", repeat=2)
+    assert sorted((*train.names, *validation.names)) == sorted(everything.names)
+    # One of the two training subjects.
+    assert validation.names in (everything.names[0::2], everything.names[1::2])
+    assert test.names == Feeder(store, BENCHMARK, "test").names
+    assert len(train) == 2 * len(train.names)
+    assert len(validation) == len(validation.names)
+    assert torch.equal(validation.feed(torch.arange(4), 0).x, validation.feed(torch.arange(4), 5).x)
+    assert [len(batch.indices) for batch in validation.epoch(0, 3)] == [3, 1]
+    with pytest.raises(DataError, match=r"data\.validation: is 0"):
+        Feeder(store, BENCHMARK, "validation")
 
 
 def test_configurations_are_checked_without_torch():

@@ -1,10 +1,12 @@
-"""Chance per epoch: orders and draws."""
+"""Chance: orders and draws of an epoch, and the clips held out for validation."""
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
-from feeders.sampling import epoch_draws, epoch_order
+from feeders.sampling import epoch_draws, epoch_order, held_out
 
 
 def test_the_order_is_a_permutation_that_changes_with_seed_and_epoch():
@@ -29,3 +31,26 @@ def test_draws_are_uniform_and_change_with_seed_and_epoch():
 
 def test_order_and_draws_are_separate_sources():
     assert not torch.equal(epoch_draws(50, 1, 0, 0).flatten().argsort(), epoch_order(50, 0, 0))
+
+
+@pytest.mark.parametrize(("fraction", "people"), [(0.1, 2), (0.25, 5), (0.01, 1), (0.99, 19)])
+def test_whole_subjects_are_held_out(fraction, people):
+    subjects = np.repeat(np.arange(1, 21), 7)
+    mask = held_out(torch.zeros(140, dtype=torch.int64), subjects, fraction, seed=0).numpy()
+    assert len(set(subjects[mask])) == people
+    assert not set(subjects[mask]) & set(subjects[~mask])
+
+
+@pytest.mark.parametrize("subjects", [None, np.ones(106, np.int64)])
+def test_without_subjects_a_share_of_every_class_is_held_out(subjects):
+    labels = torch.tensor([0] * 60 + [1] * 40 + [2] * 5 + [3])
+    mask = held_out(labels, subjects, 0.1, seed=0)
+    assert labels[mask].bincount(minlength=4).tolist() == [6, 4, 1, 0]
+
+
+def test_the_clips_held_out_depend_on_the_seed_alone():
+    labels, subjects = torch.arange(100) % 5, np.arange(100) % 20
+    for of in (None, subjects):
+        first = held_out(labels, of, 0.2, seed=1)
+        assert torch.equal(first, held_out(labels, of, 0.2, seed=1))
+        assert any(not torch.equal(first, held_out(labels, of, 0.2, seed)) for seed in (2, 3, 4))

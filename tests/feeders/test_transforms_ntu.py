@@ -105,3 +105,57 @@ def test_a_single_frame_is_repeated(published_clips):
     joints = NTUTransform(num_persons=2, window=64).test(*published_clips.ready(torch.tensor([0])))
     assert (joints == joints[:, :, :1]).all()
     np.testing.assert_array_equal(joints[0, :, 0, :, 0].numpy().T, published_clips.clip(0)[0, 0].numpy())
+
+
+def test_rotation_can_be_smaller_or_none(published_clips):
+    clips = torch.tensor([11, 3])
+    draws = torch.tensor([[0.77, 0.5, 0.9, 0.5, 0.1], [0.0, 0.9, 1.0, 0.0, 0.25]], dtype=torch.float64)
+    rows, _ = published_clips.ready(clips)
+    # The crops of the test above.
+    straight = crop_resize(rows, clips, torch.tensor([18, 0]), torch.tensor([264, 19]), 16, 2)
+    assert torch.equal(NTUTransform(2, 16, rotation=0).train(rows, clips, draws), straight)
+    angles = torch.tensor([[0.08, 0.0, -0.08], [0.1, -0.1, -0.05]])
+    turned = NTUTransform(2, 16, rotation=0.1).train(rows, clips, draws)
+    assert_close(turned, rotate(straight, rotation_matrices(angles)).numpy())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_every_frame_may_have_its_own_origin(make_store, train):
+    """As HCN's published feeder does it: centred in the stored frames, before the resize."""
+    store = make_store([9, 70])
+    second = store.clip(1)
+    second[3, 1] = 0  # away for a while
+    rows, clips = store.ready(torch.arange(2))
+    transform = NTUTransform(2, 32, rotation=0, centre=1)
+    draws = torch.tensor([[0.3, 0.4, 0.5, 0.5, 0.5]] * 2, dtype=torch.float64)
+    joints = transform.train(rows, clips, draws) if train else transform.test(rows, clips)
+    # Train: n = 70 and share 0.65 keep 64 frames from 0.4 * 7 on. Test: trunc(0.05 * 70 / 2) frames go at either end.
+    spans = [(0, 9), (2, 64) if train else (1, 68)]
+    for i, (start, length) in enumerate(spans):
+        clip = store.clip(i).double().numpy().copy()
+        centred = clip - clip[:, :1, 1:2]
+        centred[~clip.any(axis=(2, 3))] = 0
+        kept = centred[start : start + length]
+        for k in range(32):
+            source = max((k + 0.5) * length / 32 - 0.5, 0)
+            before = math.floor(source)
+            after = min(before + 1, length - 1)
+            expected = (1 - source + before) * kept[before] + (source - before) * kept[after]
+            for person, points in enumerate(expected):
+                np.testing.assert_allclose(joints[i, :, k, :, person].numpy().T, points, atol=1e-5)
+    assert (joints[0, ..., 1] == 0).all()
+    assert (joints[:, :, :, 1, 0].abs() < 1e-6).all()
+
+
+def test_a_copied_person_is_the_first_one_to_the_bit(make_store):
+    rows, clips = make_store([30, 80, 41]).ready(torch.arange(3))
+    draws = torch.rand(3, 5, dtype=torch.float64)
+    transform = NTUTransform(2, 64)
+    copied = torch.tensor([True, False, False])
+    for joints, plain in (
+        (transform.train(rows, clips, draws, copied), transform.train(rows, clips, draws)),
+        (transform.test(rows, clips, copied), transform.test(rows, clips)),
+    ):
+        assert torch.equal(joints[0, ..., 1], plain[0, ..., 0])
+        assert torch.equal(joints[0, ..., 0], plain[0, ..., 0])
+        assert torch.equal(joints[1:], plain[1:])

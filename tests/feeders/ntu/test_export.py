@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from feeders import DataError, PackedStore
-from feeders.ntu.export import export_npz
+from feeders import DataError, Feeder, PackedStore, get_benchmark
+from feeders.ntu.export import export_npz, published_order
 from feeders.ntu.names import get_dataset
 from feeders.ntu.prepare import prepare
+from feeders.readers.published_npz import read_published_npz
 from feeders.store_file import open_store_file
 from tests.feeders.ntu.oracle import unpack_tree
 
@@ -114,3 +116,37 @@ def test_a_failed_writing_leaves_nothing(stores, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"out\.npz: cannot be written \(No space left on device\)"):
         export_npz(stores["ntu60"], "xsub", tmp_path / "out.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("name", "choice"), [("ntu60-xsub", None), ("ntu120-xsub", None), ("ntu60-xsub", "copy"), ("ntu120-xset", "zero")]
+)
+def test_batches_of_the_store_are_those_of_the_exported_arrays(stores, tmp_path, name, choice, split):
+    """To the bit, augmentation included: the second person is copied before it."""
+    benchmark = get_benchmark(name)
+    export_npz(stores[benchmark.dataset], benchmark.protocol, tmp_path / "a.npz", 40, choice)
+    arrays, _ = read_published_npz(tmp_path / "a.npz", benchmark)
+    store = PackedStore.load(stores[benchmark.dataset])
+    # A clip's draws are found at its index, so the clips must stand in the same order.
+    order = [i for side in ("train", "test") for i in published_order(store.catalogue, benchmark, side).tolist()]
+    in_order = PackedStore.from_clips(
+        [store.clip(i).numpy() for i in order],
+        store.labels[order].numpy(),
+        [store.names[i] for i in order],
+        store.class_names,
+        store.skeleton,
+        {column: values[order] for column, values in store.metadata.items()},
+    )
+    ours = Feeder(in_order, benchmark, split, second_person=choice, seed=1)
+    theirs = Feeder(arrays, benchmark, split, seed=1)
+    everything = torch.arange(len(ours))
+    batch, expected = (feeder.feed(everything, epoch=3) for feeder in (ours, theirs))
+    assert torch.equal(batch.labels, expected.labels)
+    assert torch.equal(batch.x, expected.x)
+    copied = choice == "copy" or (choice is None and benchmark.dataset == "ntu120")
+    lone = torch.tensor([store.metadata["alone"][store.names.index(clip)] == 1 for clip in ours.names])
+    assert lone.any()
+    assert torch.equal(
+        batch.x[lone, ..., 1], batch.x[lone, ..., 0] if copied else torch.zeros_like(batch.x[lone, ..., 0])
+    )
