@@ -1,12 +1,173 @@
-"""Reading finished run folders: what record.py, tables.py, compare.py and sweep.py have in common. Free of torch."""
+"""Finished runs as records: what record.py, tables.py, compare.py and sweep.py have in common. Imports no torch.
+
+A record is a dictionary of plain values, one JSON file in results/:
+
+| key | content |
+|---|---|
+| kind | `run`, or `ensemble` |
+| name, benchmark, encoder, heads, stream, seed, epochs | as in the configuration; `heads` is a list of sections |
+| config, command | configuration file (A.yaml+B.yaml: B over A), and the command that repeats the run with it |
+| settings | every setting that is not at its default, but those that say where and how a run executes |
+| last, best | `epoch` and `top1` (%) on the test clips; the best epoch is chosen on these clips |
+| curve | test top-1 (%) of every epoch, null where none was tested |
+| classes | of each class: number of test clips, those correct in the last epoch, in the best |
+| commit, machine, torch, wall_seconds, peak_memory_mb | of the training |
+| data | fingerprints of the training and test clips |
+
+An ensemble has `streams`, `selection`, `clips`, `weights` and `members` in place of what a single training has.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from common.errors import UserError
+from common.files import ASIDE
+from common.yaml_files import read_yaml
+from engine.config import CONFIG_FILE, resolve
+from engine.records import read_records
+from engine.schema import EXECUTION_KEYS, flatten, leaves
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "results"
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) ")
+Record = dict[str, Any]
+
+
+class RecordError(UserError):
+    """A folder that no record can be made of, or a file that is not one."""
+
+
+def find_runs(work_dir: Path) -> Iterator[Path]:
+    """The folders of finished runs under a working folder; those set aside are skipped."""
+    for results in sorted(work_dir.glob("*/*/results.json")):
+        if ASIDE not in results.parent.name:
+            yield results.parent
+
+
+def load_records(folder: Path = RESULTS) -> list[Record]:
+    """All records of a folder; RecordError for a file that is none."""
+    return [read_json(path) for path in sorted(folder.glob("*/*.json"))]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or a RecordError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); name the folder of a finished run") from None
+    except ValueError as error:
+        raise RecordError(f"{path}: not JSON ({error}); write it again") from None
+
+
+def record_of(folder: Path, config: str | None = None, commit: str | None = None) -> Record:
+    """The record of a finished run, without the fingerprints of its data.
+
+    Args:
+        folder: the run folder.
+        config: its configuration file (relative to the repository); by default that of its command line.
+        commit: of the training, for folders that do not say.
+
+    Raises:
+        RecordError: the run is not finished, or its settings or its configuration file are unknown today.
+    """
+    if not (folder / "results.json").exists():
+        raise RecordError(f"{folder}: no results.json in it; name the folder of a finished training")
+    results, environment = read_json(folder / "results.json"), read_json(folder / "environment.json")
+    if "last" not in results:
+        raise RecordError(f"{folder}: a test of stored weights, not a training; name the run folder itself")
+    values = settings_of(folder)
+    records = read_records(folder / "metrics.jsonl")
+    tested = {entry["epoch"]: round(entry["top1"], 4) for entry in records if entry["kind"] == "test"}
+    config = config or _config_file(environment["command"], values["data.stream"])
+    return {
+        "kind": "run",
+        "name": values["name"],
+        "benchmark": results["benchmark"],
+        "encoder": values["model.name"],
+        "heads": heads_of(values),
+        "stream": values["data.stream"],
+        "seed": values["seed"],
+        "epochs": values["optim.epochs"],
+        "config": config,
+        "command": command_of(config, values),
+        "settings": {key: value for key, value in computed(values).items() if value != leaves()[key].default},
+        "last": {"epoch": results["last"]["epoch"], "top1": round(results["last"]["top1"], 4)},
+        "best": {"epoch": results["best"]["epoch"], "top1": round(results["best"]["top1"], 4)},
+        "curve": [tested.get(epoch) for epoch in range(1, values["optim.epochs"] + 1)],
+        "classes": _classes(folder),
+        "commit": commit or environment.get("commit"),
+        "machine": {key: environment.get(key) for key in ("device", "cpu", "threads", "platform")},
+        "torch": environment["torch"],
+        "wall_seconds": wall_seconds(folder),
+        "peak_memory_mb": max((entry.get("peak_memory_mb", 0.0) for entry in records), default=None),
+    }
+
+
+def renewed(record: Record) -> Record:
+    """A record with the command that repeats its settings with the configuration files of today."""
+    defaults = {key: leaf.default for key, leaf in leaves().items()}
+    return {**record, "command": command_of(record["config"], defaults | record["settings"])}
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Every setting of a run by dotted key; options that its version did not know have their defaults.
+
+    Raises:
+        RecordError: a setting that is unknown today.
+    """
+    known = leaves()
+    stored = dict(_dotted(read_yaml(folder / CONFIG_FILE) or {}, known))
+    unknown = sorted(stored.keys() - known.keys())
+    if unknown:
+        raise RecordError(f"{folder}: unknown setting {unknown[0]} today; record it with the version that trained it")
+    return {key: leaf.default for key, leaf in known.items()} | stored
+
+
+def heads_of(values: dict[str, Any]) -> list[str]:
+    """The training heads that settings switch on: their sections, and the class of a user's own."""
+    own = values.get("head.name")
+    return [key.removesuffix(".enabled") for key, on in values.items() if key.endswith(".enabled") and on is True] + (
+        [own.rpartition(":")[2]] if own else []
+    )
+
+
+def computed(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that say what a run computes."""
+    return {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+
+
+def settings_of_command(command: str) -> dict[str, Any]:
+    """What a command `python main.py --config ...` computes by today's configuration files."""
+    return computed(_resolved(tuple(shlex.split(command)[2:])))
+
+
+def command_of(config: str, values: dict[str, Any]) -> str:
+    """The command that computes the same as these settings do, from a configuration file of today."""
+    files = [word for file in config.split("+") for word in ("--config", file)]
+    base = computed(_resolved(tuple(files)))
+    words = []
+    for key, value in computed(values).items():
+        if value != base[key]:
+            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(["python", "main.py", *files, *words])
+
+
+def standard_config(benchmark: str, encoder: str, heads: Sequence[str], stream: str) -> str | None:
+    """The configuration file of the published recipe, relative to the repository, if there is one."""
+    for end in dict.fromkeys((stream, "joint")):
+        file = f"config/{benchmark}/{'_'.join([encoder, *heads, end])}.yaml"
+        if (REPOSITORY / file).exists():
+            return file
+    return None
 
 
 def wall_seconds(folder: Path) -> float | None:
@@ -16,9 +177,56 @@ def wall_seconds(folder: Path) -> float | None:
     """
     log = folder / "log.txt"
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if STAMP.match(line)] if log.exists() else []
-    times = [datetime.fromisoformat(line[:19]) for line in lines]
     total = timedelta()
-    for before, after, line in zip(times, times[1:], lines[1:], strict=False):
-        if ", run folder " not in line:
-            total += after - before
+    for before, after in pairwise(lines):
+        if ", run folder " not in after:
+            total += datetime.fromisoformat(after[:19]) - datetime.fromisoformat(before[:19])
     return total.total_seconds() if lines else None
+
+
+@cache
+def _resolved(words: tuple[str, ...]) -> dict[str, Any]:
+    absolute = [str(REPOSITORY / word) if word.startswith("config/") else word for word in words]
+    resolved = resolve(absolute)
+    assert resolved is not None, "the words ask for no help"
+    return flatten(resolved.config)
+
+
+def _config_file(command: Sequence[str], stream: str) -> str:
+    """The configuration files of a command line, relative to the repository, joined by "+"."""
+    words = [word for given in command for word in given.split("=", 1)]
+    files = [after for before, after in pairwise(words) if before == "--config"]
+    found = []
+    for file in files:
+        relative = file[file.rfind("config/") :]
+        # Streams had files of their own once; now a stream is a setting over the file of the joint stream.
+        joint = re.sub(rf"_{stream}\.yaml$", "_joint.yaml", relative)
+        known = next((name for name in (relative, joint) if (REPOSITORY / name).exists()), None)
+        if known is None:
+            raise RecordError(
+                f"{file}: no such file today; name the configuration to repeat the run with: --config FILE"
+            )
+        found.append(known)
+    if not found:
+        raise RecordError("the run's command line names no configuration file; name one: --config")
+    return "+".join(found)
+
+
+def _classes(folder: Path) -> dict[str, list[int]]:
+    """Test clips of every class, and how many of them were correct in the last and in the best epoch."""
+    counts: dict[str, list[int]] = {}
+    for selection in ("last", "best"):
+        results = read_json(folder / "results.json")[selection]["per_class"]
+        confusion = (folder / f"confusion_{selection}.csv").read_text(encoding="utf-8").splitlines()[1:]
+        for index, (name, row) in enumerate(zip(results, confusion, strict=True)):
+            cells = [int(cell) for cell in row.rpartition('",')[2].split(",")]
+            counts.setdefault(name, [sum(cells)]).append(cells[index])
+    return counts
+
+
+def _dotted(tree: dict[str, Any], known: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and prefix + key not in known:
+            yield from _dotted(value, known, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

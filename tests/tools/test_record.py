@@ -1,0 +1,196 @@
+"""Records of finished runs: what they hold, that they repeat the run; those in results/ fit today's configurations."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import resolve
+from engine.schema import leaves
+from fusion.scores import Scores, save_scores
+from tools.record import main
+from tools.runs import RESULTS, load_records, renewed, settings_of_command, wall_seconds
+
+CONFIG = "config/nw-ucla/hcn_csre_joint.yaml"
+DEFAULTS = {key: leaf.default for key, leaf in leaves().items()}
+
+
+def write_run(tmp_path, *words: str, name="hcn_csre_joint_s3", stream="joint"):
+    """A finished run folder, written by hand: 3 epochs, two classes with 3 and 1 test clips."""
+    folder = tmp_path / "runs/nw-ucla" / name
+    (folder / "checkpoints").mkdir(parents=True)
+    argv = ["--config", CONFIG, "--name", name, "--optim.epochs", "3", "--seed", "3", "--data.stream", stream, *words]
+    resolved = resolve(argv)
+    assert resolved is not None
+    (folder / "config.yaml").write_text(resolved.as_yaml())
+    environment = {"command": ["main.py", *argv], "torch": "2.13.0", "platform": "Linux", "device": "cpu", "threads": 1}
+    (folder / "environment.json").write_text(json.dumps({**environment, "cpu": "Xeon", "commit": "abc"}))
+    results = {"epoch": 3, "top1": 75.0, "per_class": {"sit down": 66.7, 'say "hi", twice': 100.0}}
+    (folder / "results.json").write_text(
+        json.dumps({"benchmark": "nw-ucla", "last": results, "best": {**results, "epoch": 2, "top1": 100.0}})
+    )
+    names = 'true \\ predicted,"sit down","say "hi", twice"\n'
+    (folder / "confusion_last.csv").write_text(names + '"sit down",2,1\n"say "hi", twice",0,1\n')
+    (folder / "confusion_best.csv").write_text(names + '"sit down",3,0\n"say "hi", twice",0,1\n')
+    lines = [{"kind": "train", "epoch": epoch, "peak_memory_mb": 100.0 + epoch} for epoch in (1, 2, 3)]
+    lines += [{"kind": "test", "epoch": epoch, "top1": top1} for epoch, top1 in ((1, 50.0), (2, 100.0), (3, 75.0))]
+    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (folder / "log.txt").write_text(
+        "2026-01-01 10:00:00 hcn: 4 test clips, run folder x\n2026-01-01 10:10:00 epoch 1/3\n"
+        "2026-01-02 09:00:00 hcn: 4 test clips, run folder x\n2026-01-02 09:05:00 epoch 2/3\n  a table\n"
+    )
+    torch.save({"data": {"train": "11", "test": "22"}}, folder / "checkpoints/last.pt")
+    scores = Scores(
+        ["a", "b"], np.array([0, 1]), np.eye(2, dtype=np.float32), run=name, stream=stream, encoder="hcn", heads="csre"
+    )
+    for selection, epoch in (("last", 3), ("best", 2)):
+        save_scores(
+            folder / f"scores_{selection}.npz",
+            Scores(**{**vars(scores), "benchmark": "nw-ucla", "selection": selection, "epoch": epoch}),
+        )
+    return folder
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Record something and read the records."""
+
+    def call(*words: object):
+        code = main([*map(str, words), "--results", str(tmp_path / "results")])
+        assert code == 0
+        return load_records(tmp_path / "results")
+
+    return call
+
+
+def test_a_record_says_what_was_run_and_what_came_out(record, tmp_path):
+    (made,) = record(write_run(tmp_path, "--csre.temperature", "0.5", "--device", "cpu"))
+    assert (made["benchmark"], made["encoder"], made["heads"], made["stream"]) == ("nw-ucla", "hcn", ["csre"], "joint")
+    assert (made["seed"], made["epochs"], made["commit"], made["torch"]) == (3, 3, "abc", "2.13.0")
+    assert made["last"] == {"epoch": 3, "top1": 75.0}
+    assert made["best"] == {"epoch": 2, "top1": 100.0}
+    assert made["curve"] == [50.0, 100.0, 75.0]
+    assert made["classes"] == {"sit down": [3, 2, 3], 'say "hi", twice': [1, 1, 1]}
+    assert made["data"] == {"train": "11", "test": "22"}
+    assert made["wall_seconds"] == 900
+    assert made["peak_memory_mb"] == 103.0
+    assert made["machine"]["cpu"] == "Xeon"
+    assert made["config"] == CONFIG
+    assert made["settings"]["csre.temperature"] == 0.5
+    assert "device" not in made["settings"]  # says where a run executes, not what it computes
+
+
+def test_the_command_of_a_record_repeats_its_settings(record, tmp_path):
+    words = [
+        "--csre.temperature",
+        "0.5",
+        "--optim.milestones",
+        "1,2",
+        "--csre.branches",
+        "global",
+        "--optim.amp",
+        "bf16",
+    ]
+    (made,) = record(write_run(tmp_path, *words))
+    assert made["command"].startswith(f"python main.py --config {CONFIG} ")
+    settings = settings_of_command(made["command"])
+    assert settings["optim.milestones"] == [1, 2]
+    assert {key: value for key, value in settings.items() if value != DEFAULTS[key]} == made["settings"]
+
+
+def test_streams_that_had_files_of_their_own_are_settings_today(record, tmp_path):
+    folder = write_run(tmp_path, stream="bone_motion")
+    environment = json.loads((folder / "environment.json").read_text())
+    environment["command"][2] = "elsewhere/config/nw-ucla/hcn_csre_bone_motion.yaml"
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (made,) = record(folder)
+    assert made["config"] == CONFIG
+    assert settings_of_command(made["command"])["data.stream"] == "bone_motion"
+
+
+def test_options_that_a_run_did_not_know_have_their_defaults(record, tmp_path):
+    folder = write_run(tmp_path)
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    (folder / "config.yaml").write_text("".join(line for line in lines if "clip_norm" not in line))
+    (made,) = record(folder)
+    assert "optim.clip_norm" not in made["settings"]
+    assert settings_of_command(made["command"])["optim.clip_norm"] is None  # today's HCN recipe clips
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "results.json").unlink(), "no results.json in it; name the folder of a finished"),
+        (lambda folder: (folder / "checkpoints/last.pt").unlink(), "last.pt: missing"),
+        (lambda folder: (folder / "config.yaml").write_text("optim: {speed: 3}"), "unknown setting optim.speed today"),
+        (lambda folder: (folder / "environment.json").write_text("{"), "environment.json: not JSON"),
+    ],
+)
+def test_what_cannot_be_recorded(tmp_path, capsys, spoil, message):
+    folder = write_run(tmp_path)
+    spoil(folder)
+    assert main([str(folder), "--results", str(tmp_path / "results")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_commit_can_be_given_for_folders_that_do_not_say(record, tmp_path, capsys):
+    folder = write_run(tmp_path)
+    environment = json.loads((folder / "environment.json").read_text())
+    del environment["commit"], environment["cpu"]
+    (folder / "environment.json").write_text(json.dumps(environment))
+    assert main([str(folder), "--results", str(tmp_path / "results")]) == 2
+    assert "add --commit HASH" in capsys.readouterr().err
+    (made,) = record(folder, "--commit", "def")
+    assert (made["commit"], made["machine"]["cpu"]) == ("def", None)
+
+
+def test_another_run_of_the_same_name_is_not_replaced_unasked(record, tmp_path, capsys):
+    folder = write_run(tmp_path)
+    record(folder)
+    record(folder)  # the same again is no other
+    assert main([str(folder), "--commit", "other", "--results", str(tmp_path / "results")]) == 2
+    assert "holds another run of this name" in capsys.readouterr().err
+    (made,) = record(folder, "--commit", "other", "--replace")
+    assert made["commit"] == "other"
+
+
+def test_fused_runs_are_recorded_with_their_members(record, tmp_path):
+    import ensemble
+
+    folders = [write_run(tmp_path, name=f"hcn_csre_{stream}_s3", stream=stream) for stream in ("joint", "bone")]
+    fused = tmp_path / "fused.json"
+    assert ensemble.main([*map(str, folders), "--output", str(fused)]) == 0
+    (made,) = record(fused)
+    assert (made["kind"], made["name"]) == ("ensemble", "hcn_csre_s3_2s_equal_last")
+    assert (made["streams"], made["heads"], made["seed"], made["top1"]) == (["joint", "bone"], ["csre"], 3, 100.0)
+    assert [(member["run"], member["epoch"]) for member in made["members"]] == [
+        ("hcn_csre_joint_s3", 3),
+        ("hcn_csre_bone_s3", 3),
+    ]
+
+
+def test_wall_time_skips_the_pause_before_a_resumption(tmp_path):
+    assert wall_seconds(write_run(tmp_path)) == 600 + 300
+    assert wall_seconds(tmp_path) is None
+
+
+# What is in results/
+
+
+@pytest.mark.parametrize("file", sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("*/*.json")))
+def test_every_record_resolves_with_the_configurations_of_today(file):
+    """`python tools/record.py results/*/*.json` renews the commands after a change of configurations."""
+    made = json.loads((RESULTS / file).read_text())
+    assert file == f"{made['benchmark']}/{made['name']}.json"
+    if made["kind"] == "ensemble":
+        known = {record["name"] for record in load_records()}
+        assert {member["run"] for member in made["members"]} <= known
+    else:
+        settings = settings_of_command(made["command"])
+        assert {key: value for key, value in settings.items() if value != DEFAULTS[key]} == made["settings"]
+        assert renewed(made) == made
+        assert made["curve"][made["best"]["epoch"] - 1] == made["best"]["top1"] == max(filter(None, made["curve"]))
+        assert made["curve"][-1] == made["last"]["top1"]
