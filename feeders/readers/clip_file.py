@@ -119,7 +119,7 @@ def pack_clips(
         clips,
         labels=[0] * len(clips),
         names=[f"{number}" for number in range(len(clips))],
-        class_names=[f"{number}" for number in range(benchmark.num_classes)],
+        class_names=benchmark.class_names,
         skeleton=skeleton.name,
         metadata={benchmark.split.column: [min(benchmark.split.values(split))] * len(clips)},
     )

@@ -1,0 +1,131 @@
+"""A trained encoder together with its preprocessing: load once, call as often as needed, from any thread.
+
+    from engine.predictor import load_run
+
+    predictor = load_run("work_dir/nw-ucla/ctrgcn_csre_joint")
+    predictor.predict(clip)              # clip: array (T, M, V, 3) -> [("throw", 0.93), ("carry", 0.04), ...]
+
+Letters: n clips, T frames, M persons, V joints, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from engine.checkpoint import load_checkpoint
+from engine.errors import ForeignFileError, RunError
+from engine.run_folder import RunFolder
+from feeders import ClipBatch, Feeder, get_benchmark
+from feeders.readers.clip_file import pack_clips
+from graph import get_skeleton
+from model import WeightsError, build_encoder, load_weights_file
+
+
+def load_run(
+    place: str | Path,
+    selection: Literal["best", "last"] = "best",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> Predictor:
+    """The trained encoder of a run folder, of one of its checkpoints, or of another file of weights.
+
+    Args:
+        place: a run folder, or a .pt file.
+        selection: of a run folder, the weights of the epoch with the best test accuracy or of the last one.
+        settings: every setting by dotted key (`engine.schema.flatten`), for weights that do not carry theirs, such as
+            those that an encoder's authors published.
+        device: where the encoder runs.
+
+    Raises:
+        RunError, WeightsError: a file that is missing, damaged, of another encoder, or without settings.
+        DataError, EncoderError: the settings name a benchmark or an encoder that is not there.
+    """
+    path = Path(place)
+    if path.is_dir():
+        folder = RunFolder(path)
+        path = folder.best if selection == "best" else folder.last
+        settings = settings or load_checkpoint(path)["config"]
+    return Predictor(settings or _settings_in(path), path, device)
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """The settings that a file of weights carries."""
+    try:
+        return load_checkpoint(path)["config"]
+    except ForeignFileError:
+        pass
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as many kinds as there are ways to damage a file
+        raise WeightsError(f"{path}: cannot be read ({type(error).__name__}); fetch or save it again") from None
+    if isinstance(content, dict) and isinstance(content.get("config"), dict):
+        return content["config"]
+    raise RunError(f"{path}: does not say what it was trained with; add --config FILE, the configuration of its run")
+
+
+class Predictor:
+    """An encoder in evaluation mode with the preprocessing it was trained with; computes in float32.
+
+    Calls change nothing, so several threads may share one. Made by `load_run`.
+
+    settings: every setting by dotted key. encoder: the network alone. benchmark: skeleton and class names, most persons
+    in a clip. window: frames that the encoder sees. source: the file of the weights.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], weights: Path, device: str | torch.device = "cpu") -> None:
+        self.settings = dict(settings)
+        self.source = weights
+        self.device = torch.device(device)
+        self.benchmark = get_benchmark(settings["data.benchmark"])
+        self.class_names = self.benchmark.class_names
+        self.window: int = settings["data.window"] or self.benchmark.window
+        self.encoder = build_encoder(
+            settings["model.name"],
+            skeleton=get_skeleton(self.benchmark.skeleton),
+            num_classes=len(self.class_names),
+            num_persons=self.benchmark.num_persons,
+            window=self.window,
+            **settings["model.options"],
+        )
+        load_weights_file(self.encoder, weights)
+        self.encoder.to(self.device).eval()
+
+    def batch(self, clips: Sequence[np.ndarray]) -> ClipBatch:
+        """What the encoder sees of clips (T, M, V, 3), each with its own T and M: cropped, resampled, as a stream.
+
+        Raises:
+            DataError: a clip with other joints or more persons than the benchmark has, without frames, or with NaN.
+        """
+        store = pack_clips(clips, [f"clip {number}" for number in range(len(clips))], self.benchmark)
+        feeder = Feeder(
+            store,
+            self.benchmark,
+            "test",
+            stream=self.settings["data.stream"],
+            variant=self.settings["data.variant"],
+            window=self.window,
+        )
+        return feeder.feed(torch.arange(len(clips)), epoch=0)
+
+    @torch.inference_mode()
+    def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits (n, K) float32 of clips (T, M, V, 3) in metres, each with its own T and M. Raises as `batch`."""
+        x, _, _, joints = self.batch(clips).to(self.device)
+        return self.encoder(x, joints=joints).float().cpu().numpy()
+
+    def predict(self, clip: np.ndarray, top: int = 5) -> list[tuple[str, float]]:
+        """The likeliest classes of a clip (T, M, V, 3), each with its probability. Raises as `batch`."""
+        return likeliest(self.logits([clip])[0], self.class_names, top)
+
+
+def likeliest(logits: np.ndarray, class_names: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
+    """Names and probabilities (softmax) of the classes with the highest logits (K,)."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    order = np.argsort(-logits, kind="stable")[:top]
+    return [(class_names[index], float(powers[index] / powers.sum())) for index in order]
