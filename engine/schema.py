@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from common.options import option
 from feeders.benchmarks import BENCHMARKS
+from heads.acl_options import ACLOptions
 from heads.csre_options import CSREOptions
 from heads.fr_head_options import FRHeadOptions
 from heads.skeleton_gcl_options import SkeletonGCLOptions
@@ -156,6 +157,7 @@ class RunConfig:
     csre: CSREOptions = field(default_factory=CSREOptions)
     fr_head: FRHeadOptions = field(default_factory=FRHeadOptions)
     skeleton_gcl: SkeletonGCLOptions = field(default_factory=SkeletonGCLOptions)
+    acl: ACLOptions = field(default_factory=ACLOptions)
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -23,12 +23,11 @@ from csre.ranks import Ranks
 from heads.errors import HeadError
 from heads.fr_head_options import FRHeadOptions
 from heads.head import Moment, TrainingHead
+from heads.prototypes import Confusion, class_means, moved, of_all_ranks, unit_rows, whole_loss
 from model.encoder import Encoder, Observed
 
 POOLED_AXIS = {"spatial": 2, "temporal": 3}
 """The axis of a map (N, C, T, V) that a branch averages."""
-
-_EPSILON = 1e-12
 
 
 class Branch(nn.Module):
@@ -55,32 +54,6 @@ class Branch(nn.Module):
         reduced = torch.relu(self.norm(self.reduce(maps.mean(dim=self.pooled_axis))))
         vectors = self.project(reduced.flatten(1))
         return vectors if vectors.dtype == torch.float64 else vectors.float()
-
-
-class Confusion(NamedTuple):
-    """How the clips of a batch were classified.
-
-    Attributes:
-        true_positives, false_negatives, false_positives: (K, G) bool, the clips of each set of each class.
-        p_true: (G,) floating, the probability of a clip's true class.
-    """
-
-    true_positives: Tensor
-    false_negatives: Tensor
-    false_positives: Tensor
-    p_true: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, labels: Tensor, threshold: float) -> Confusion:
-        """The sets of logits (G, K) and labels (G,); a clip whose logits are not finite is in none of them."""
-        probabilities = logits.softmax(dim=1)
-        predicted = logits.argmax(dim=1)
-        p_true = probabilities.gather(1, labels[:, None]).squeeze(1)
-        finite = logits.isfinite().all(dim=1)
-        correct = (predicted == labels) & finite
-        confused = (predicted != labels) & finite
-        is_class, taken_for = (one_hot(classes, logits.shape[1]).T.bool() for classes in (labels, predicted))
-        return cls(is_class & correct & (p_true > threshold), is_class & confused, taken_for & confused, p_true)
 
 
 class Refined(NamedTuple):
@@ -116,29 +89,24 @@ def refine(
         prototypes: (K, D), without gradient; they are not changed.
         options: see there.
     """
-    finite = vectors.isfinite().all(dim=1)
-    countable = torch.where(finite[:, None], vectors, 0.0)
-    (of_tp, has_tp), (of_fn, has_fn), (of_fp, has_fp) = (
-        _class_means(countable, members & finite)
-        for members in (confusion.true_positives, confusion.false_negatives, confusion.false_positives)
-    )
-    moved = options.momentum * prototypes + (1 - options.momentum) * of_tp
-    updated = torch.where(has_tp[:, None], moved, prototypes)
+    updated = moved(prototypes, vectors, confusion.true_positives, options.momentum)
+    of_fn, has_fn = class_means(vectors, confusion.false_negatives)
+    of_fp, has_fp = class_means(vectors, confusion.false_positives)
 
-    unit, unit_prototypes = _unit(vectors), _unit(updated)
+    unit, unit_prototypes = unit_rows(vectors), unit_rows(updated)
     scores = unit @ unit_prototypes.T
     scale = torch.ones_like(confusion.p_true)
     if options.version == "prototypes":
-        pull = has_fn * ((unit_prototypes * _unit(of_fn)).sum(dim=1) - 1)
-        push = has_fp * (-(unit_prototypes * _unit(of_fp)).sum(dim=1) - 1)
+        pull = has_fn * ((unit_prototypes * unit_rows(of_fn)).sum(dim=1) - 1)
+        push = has_fp * (-(unit_prototypes * unit_rows(of_fp)).sum(dim=1) - 1)
         shift_fn, shift_fp = pull.expand_as(scores), push.expand_as(scores)
         scale = 1 - confusion.p_true
     else:
         strength = options.alpha * (1 - confusion.p_true if options.use_p_map else scale)
         if options.version == "true_positives":
             strength = strength * confusion.true_positives.any(dim=0)
-        pull = strength * has_fn[labels] * ((unit * _unit(of_fn)[labels]).sum(dim=1) - 1)
-        push = strength * has_fp[labels] * (-(unit * _unit(of_fp)[labels]).sum(dim=1) - 1)
+        pull = strength * has_fn[labels] * ((unit * unit_rows(of_fn)[labels]).sum(dim=1) - 1)
+        push = strength * has_fp[labels] * (-(unit * unit_rows(of_fp)[labels]).sum(dim=1) - 1)
         own_class = one_hot(labels, len(prototypes)).to(scores.dtype)
         shift_fn, shift_fp = pull[:, None] * own_class, push[:, None] * own_class
     scores_fn = scores + shift_fn if "false_negatives" in options.terms else scores
@@ -191,12 +159,13 @@ class FRHead(TrainingHead):
         ranks: Ranks,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        vectors, logits, labels = _of_all_ranks(projected, logits, labels, ranks)
-        confusion = Confusion.of(logits, labels, self.options.threshold)
-        results = {
-            name: refine(vectors[name], labels, confusion, self.prototypes[place].to(logits.dtype), self.options)
-            for place, name in enumerate(vectors)
-        }
+        with torch.autocast(labels.device.type, enabled=False):
+            vectors, logits, labels = of_all_ranks(projected, logits, labels, ranks)
+            confusion = Confusion.of(logits, labels, self.options.threshold)
+            results = {
+                name: refine(vectors[name], labels, confusion, self.prototypes[place].to(logits.dtype), self.options)
+                for place, name in enumerate(vectors)
+            }
         with torch.no_grad():
             self.prototypes.copy_(torch.stack([result.prototypes for result in results.values()]))
             self.updated |= confusion.true_positives.any(dim=1)
@@ -207,9 +176,7 @@ class FRHead(TrainingHead):
             total = self.options.weight * torch.stack(weighted).sum()
             if moment.epoch < self.options.start_epoch:
                 total = 0 * total
-            # Each rank has the whole loss, but gradient through its own clips only: the mean over the ranks then has
-            # the value of the loss and the gradient of all clips.
-            totals[f"fr_{branch}"] = total.detach() + ranks.world * (total - total.detach())
+            totals[f"fr_{branch}"] = whole_loss(total, ranks)
         return totals
 
     def metrics(self) -> dict[str, Tensor]:
@@ -273,30 +240,3 @@ def _stage_weights(encoder: Encoder, options: FRHeadOptions) -> dict[str, float]
                 f"{', '.join(encoder.stage_shapes)}; set it to 0"
             )
     return weights
-
-
-def _of_all_ranks(
-    projected: Mapping[str, Tensor], logits: Tensor, labels: Tensor, ranks: Ranks
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Vectors (G, D) by branch, logits (G, K) and labels (G,) of all ranks; only this rank's vectors have gradient."""
-    own = torch.cat(list(projected.values()), dim=1)
-    packed = torch.cat([own, logits.to(own.dtype), labels[:, None].to(own.dtype)], dim=1)
-    everyone = ranks.gather(packed)
-    part = ranks.part(len(own))
-    width = own.shape[1]
-    vectors = torch.cat([everyone[: part.start, :width], own, everyone[part.stop :, :width]])
-    widths = [vector.shape[1] for vector in projected.values()]
-    by_name = dict(zip(projected, vectors.split(widths, dim=1), strict=True))
-    return by_name, everyone[:, width:-1], everyone[:, -1].long()
-
-
-def _class_means(vectors: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Means (K, D) of the vectors (G, D) of each set (K, G) bool, zero for an empty one; and which are not empty."""
-    weights = members.to(vectors.dtype)
-    count = weights.sum(dim=1)
-    return weights @ vectors / (count[:, None] + _EPSILON), count > 0
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors (..., D) of length 1; zero stays zero, and passes a gradient on that is finite."""
-    return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + _EPSILON)

@@ -33,6 +33,7 @@ HEADS = {
     "csre": Registered("CSRE", "heads.csre:CSREHead"),
     "fr_head": Registered("FR-Head", "heads.fr_head:FRHead"),
     "skeleton_gcl": Registered("SkeletonGCL", "heads.skeleton_gcl:SkeletonGCLHead"),
+    "acl": Registered("ACLNet's losses", "heads.acl:ACLHead"),
 }
 """By section, in the order in which they are built."""
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from heads import Moment
-from heads.fr_head import Branch, Confusion, published_names, refine
+from heads.fr_head import Branch, published_names, refine
 from heads.fr_head_options import FRHeadOptions
+from heads.prototypes import Confusion
 from tests.heads.fixtures import close, load, normal, part, rule
 
 VERSIONS = {"V0": "all", "V1": "true_positives", "V2": "prototypes"}

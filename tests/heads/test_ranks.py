@@ -23,6 +23,7 @@ SECTIONS = {
     "fr_head_late": ("fr_head", {"dim": 24, "start_epoch": 2}),
     "skeleton_gcl_frozen": ("skeleton_gcl", {"projection": "frozen", "dim": 16}),
     "skeleton_gcl_trained": ("skeleton_gcl", {"projection": "trained", "dim": 16}),
+    "acl": ("acl", {"dim": 16, "memory": 24, "count_epoch": 1}),
 }
 
 
@@ -109,7 +110,7 @@ def test_ranks_together_do_what_one_process_does(one, ranks, name):
 
 def test_replicated_state_is_equal_to_the_bit(ranks):
     for name in SECTIONS:
-        if "fr_head" in name:
+        if "skeleton_gcl" not in name:
             for part in ranks[1:]:
                 assert all(torch.equal(value, ranks[0][name].state[entry]) for entry, value in part[name].state.items())
 
@@ -138,16 +139,16 @@ def test_an_earlier_epoch_has_no_loss_but_moves_the_prototypes(one):
     assert torch.equal(late.losses[3]["fr_temporal"], always.losses[3]["fr_temporal"])
 
 
-def test_prototypes_can_be_restored():
-    head = build("fr_head_all")
-    before = {name: value.clone() for name, value in head.state_dict().items()}
+@pytest.mark.parametrize("name", ["fr_head_all", "acl"])
+def test_what_a_skipped_step_did_is_undone(one, name):
+    head = build(name)
+    head.load_state_dict(one[name].state)
     snapshot = head.snapshot()
-    vectors = {branch: torch.randn(CLIPS, 24, dtype=torch.float64) for branch in head.trained}
-    logits = 5 * torch.nn.functional.one_hot(LABELS[:CLIPS], CLASSES).double()
+    vectors = {branch: torch.randn(CLIPS, head.options.dim, dtype=torch.float64) for branch in head.trained}
+    logits = torch.randn(CLIPS, CLASSES, dtype=torch.float64)
     head.losses(
-        vectors, logits, LABELS[:CLIPS], torch.arange(CLIPS), Moment(1, 1, 1), Ranks.of(None), torch.Generator()
+        vectors, logits, LABELS[:CLIPS], torch.arange(CLIPS), Moment(3, 1, 3), Ranks.of(None), torch.Generator()
     )
-    assert not torch.equal(head.prototypes, before["prototypes"])
-    assert head.updated.all()
+    assert not torch.equal(head.prototypes, one[name].state["prototypes"])
     head.restore(snapshot)
-    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+    assert all(torch.equal(value, one[name].state[entry]) for entry, value in head.state_dict().items())
