@@ -100,7 +100,12 @@ def test_phase_test_without_weights_tests_last_and_best(call, run_folder):
 
 
 @pytest.mark.parametrize(
-    "words", [("--data.stream", "bone"), ("--model.options.channels", "16"), ("--data.window", "9")]
+    "words",
+    [
+        ("--data.stream", "bone", "--name", "small"),
+        ("--model.options.channels", "16"),
+        ("--data.window", "9"),
+    ],
 )
 def test_testing_a_run_as_something_else_is_refused(call, run_folder, words):
     call("--optim.epochs", "1")
@@ -366,7 +371,7 @@ def test_the_encoder_starts_from_the_same_weights_with_and_without_csre(call):
         ("--csre.bank.dtype", "float16"),
         ("--csre.bank.capacity", "3"),
         ("--data.repeat", "2"),
-        ("--data.stream", "bone_motion"),
+        ("--data.stream", "bone_motion", "--name", "small"),
         ("--data.variant", "centred"),
         ("--model.options.channels", "16"),
         PLAIN,
