@@ -69,6 +69,16 @@ def build_encoder(
         raise EncoderError(f"encoder {name!r} cannot be built with the options {given}: {error}") from error
 
 
+def option_defaults(name: str) -> dict[str, Any]:
+    """The encoder's own options that have a default, with it. Raises EncoderError as `build_encoder` does."""
+    parameters = inspect.signature(_find_class(name)).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.name not in _COMMON and parameter.default is not inspect.Parameter.empty
+    }
+
+
 def _find_class(name: str) -> type[Encoder]:
     if not isinstance(name, str):
         raise EncoderError(

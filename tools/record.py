@@ -102,7 +102,7 @@ def _write(record: Record, options: argparse.Namespace) -> None:
 def _write_json(file: Path, record: Record) -> None:
     """Indented, but with the innermost lists on one line each."""
     text = json.dumps(record, indent=1, ensure_ascii=False)
-    text = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text)
+    text = re.sub(r"\[[^][{}]*\]", lambda found: "[" + " ".join(found[0][1:-1].split()) + "]", text)
     write_atomically(file, lambda out: out.write(text.encode() + b"\n"))
     print(file)
 

@@ -1,6 +1,6 @@
-"""Finished runs as records: what record.py, tables.py, compare.py and sweep.py have in common. Imports no torch.
+"""Finished runs as records: what record.py, tables.py, compare.py and sweep.py have in common.
 
-A record is a dictionary of plain values, one JSON file in results/:
+Torch is imported only for encoders with options. A record is a dictionary of plain values, one JSON file in results/:
 
 | key | content |
 |---|---|
@@ -35,6 +35,7 @@ from common.yaml_files import read_yaml
 from engine.config import CONFIG_FILE, resolve
 from engine.records import read_records
 from engine.schema import EXECUTION_KEYS, flatten, leaves
+from model.registry import option_defaults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results"
@@ -141,8 +142,13 @@ def heads_of(values: dict[str, Any]) -> list[str]:
 
 
 def computed(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run computes."""
-    return {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+    """The settings that say what a run computes; options of the encoder only where they are not at their defaults."""
+    values = {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+    if values["model.options"]:
+        defaults = option_defaults(values["model.name"])
+        options = values["model.options"].items()
+        values["model.options"] = {key: value for key, value in options if defaults.get(key) != value}
+    return values
 
 
 def settings_of_command(command: str) -> dict[str, Any]:

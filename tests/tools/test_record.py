@@ -120,6 +120,12 @@ def test_options_that_a_run_did_not_know_have_their_defaults(record, tmp_path):
     assert settings_of_command(made["command"])["optim.clip_norm"] is None  # today's HCN recipe clips
 
 
+def test_encoder_options_that_are_the_default_are_no_difference(record, tmp_path):
+    (made,) = record(write_run(tmp_path, "--model.options", "{}"))  # the recipe says hidden: 512, HCN's default
+    assert "model.options" not in made["settings"]
+    assert "model.options" not in made["command"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
