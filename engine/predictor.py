@@ -103,13 +103,17 @@ class Predictor:
             DataError: a clip with other joints or more persons than the benchmark has, without frames, or with NaN.
         """
         store = pack_clips(clips, [f"clip {number}" for number in range(len(clips))], self.benchmark)
+        settings = self.settings
         feeder = Feeder(
             store,
             self.benchmark,
             "test",
-            stream=self.settings["data.stream"],
-            variant=self.settings["data.variant"],
+            stream=settings["data.stream"],
+            variant=settings["data.variant"],
             window=self.window,
+            # Checkpoints of earlier versions lack these settings.
+            second_person=settings.get("data.second_person"),
+            origin=settings.get("data.origin"),
         )
         return feeder.feed(torch.arange(len(clips)), epoch=0)
 

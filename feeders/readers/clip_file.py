@@ -19,6 +19,7 @@ import numpy as np
 from feeders.benchmarks import Benchmark
 from feeders.choices import Split
 from feeders.errors import DataError, reading, why
+from feeders.feeder import ALONE
 from feeders.ntu.actors import choose_actors
 from feeders.ntu.raw import parse_skeleton
 from feeders.store import PackedStore
@@ -121,5 +122,8 @@ def pack_clips(
         names=[f"{number}" for number in range(len(clips))],
         class_names=benchmark.class_names,
         skeleton=skeleton.name,
-        metadata={benchmark.split.column: [min(benchmark.split.values(split))] * len(clips)},
+        metadata={
+            benchmark.split.column: [min(benchmark.split.values(split))] * len(clips),
+            ALONE: [clip.shape[1] == 1 for clip in clips],
+        },
     )

@@ -10,10 +10,14 @@ import torch
 
 from engine.errors import RunError
 from engine.predictor import likeliest, load_run
+from feeders import Feeder, PackedStore, get_benchmark
+from feeders.demo.generator import generate_demo
 from feeders.errors import DataError
+from feeders.feeder import ALONE
 from feeders.readers.clip_file import read_clip
 from fusion.scores import load_scores
 from model import WeightsError
+from tests.tools.untrained import untrained_run
 
 
 def clips_of(names, folder):
@@ -96,3 +100,17 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 def test_likeliest_classes_come_first_with_their_softmax():
     logits = np.log(np.array([1.0, 6.0, 3.0])) + 100
     assert likeliest(logits, ["a", "b", "c"], 2) == [("b", pytest.approx(0.6)), ("c", pytest.approx(0.3))]
+
+
+@pytest.mark.parametrize("settings", [{"origin": "frame"}, {"second_person": "copy"}, {}])
+def test_prepares_clips_as_the_feeder_of_the_run_does(tmp_path, settings):
+    store, benchmark = generate_demo(seed=0, num_subjects=11, num_replications=1), get_benchmark("demo")
+    given = {f"data__{key}": value for key, value in settings.items()}
+    untrained_run(tmp_path / "run", data__benchmark="demo", model__name="tests.engine.tiny:TinyEncoder", **given)
+    alone = {ALONE: store.persons.numpy() == 1, **store.metadata}
+    clips = [store.clip(index).numpy() for index in range(len(store))]
+    marked = PackedStore.from_clips(clips, store.labels.numpy(), store.names, store.class_names, "ntu", alone)
+    feeder = Feeder(marked, benchmark, "test", **settings)
+    expected = feeder.feed(torch.arange(len(feeder)), epoch=0)
+    tested = [store.clip(store.names.index(name)).numpy() for name in feeder.names]
+    assert torch.equal(load_run(tmp_path / "run").batch(tested).x, expected.x)
