@@ -40,10 +40,14 @@ NAMES = {
     "data.variant": "variant",
     "data.window": "window",
     "data.repeat": "repeat",
+    "data.rotation": "rotation",
+    "data.origin": "origin",
+    "data.second_person": "second person",
     "model.options": "options",
     "seed": "seed",
 }
 """What the pages call the settings of a recipe; others by their last word."""
+OF_NTU = ("rotation", "origin", "second_person")
 NOT_OF_ADAM = ("optim.momentum", "optim.nesterov")
 HEAD = """\
 # Recipes
@@ -124,8 +128,9 @@ def _recipes(published: dict[str, Any]) -> Iterator[Recipe]:
             facts = get_benchmark(benchmark)
             settings = flatten(config)
             settings |= {f"model.options.{key}": value for key, value in config.model.options.items()}
-            settings["data.window"] = config.data.window or facts.window
-            settings["data.repeat"] = config.data.repeat or facts.repeat
+            for name in ("window", "repeat", *(OF_NTU if facts.transforms == "ntu" else ())):
+                if settings[f"data.{name}"] is None:
+                    settings[f"data.{name}"] = getattr(facts, name)
             yield Recipe(benchmark, encoder, settings)
 
 
@@ -138,7 +143,7 @@ def _load(path: Path) -> RunConfig:
 def _table_of_settings(recipes: list[Recipe]) -> str:
     keys = ["optim.name", "optim.lr", "optim.weight_decay", "optim.batch_size", "optim.epochs", "optim.warmup_epochs"]
     keys += ["optim.milestones", "optim.gamma", "optim.decay", "optim.clip_norm", "optim.published_amp", "seed"]
-    keys += ["data.variant", "data.window", "model.options"]
+    keys += ["data.variant", "data.window", "data.rotation", "data.origin", "data.second_person", "model.options"]
     heads = ["encoder", "benchmark", *map(_name, keys)]
     rows: dict[tuple[str, ...], list[str]] = {}
     for recipe in sorted(recipes, key=lambda recipe: recipe.encoder):
@@ -176,7 +181,7 @@ def _comparison(recipe: Recipe, facts: dict[str, Any]) -> str:
 
 
 def _name(key: str) -> str:
-    return NAMES.get(key, key.removeprefix("csre.").removeprefix("model.options."))
+    return NAMES.get(key, key.removeprefix("csre.").removeprefix("model.options.").removeprefix("data."))
 
 
 def _applies(key: str, settings: dict[str, Any]) -> bool:
