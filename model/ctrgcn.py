@@ -12,7 +12,7 @@
     block(x) = ReLU( MultiScaleTemporal( RefinedGraphConvolution(x) ) + residual(x) )
 
 Letters: N clips, M persons, n = N * M skeletons, C channels, r relation channels, T frames, V joints, K classes; k one
-of the three subsets (self, inward, outward) of the graph; u the joint that receives, v the joint that gives.
+of the three subsets (self, inward, outward) of the graph; u the target joint, v the source joint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.blocks import MultiScaleTemporal, init_convolution, published_down, residual_path
+from model.blocks import (
+    MultiScaleTemporal,
+    init_convolution,
+    one_image,
+    pointwise,
+    published_down,
+    residual_path,
+    skeleton_maps,
+)
 from model.encoder import COORDINATES
 from model.published import PublishedModule, Source, interleave, joined, same
 from model.ten_blocks import TenBlockEncoder
@@ -36,6 +44,13 @@ class CTRGCN(TenBlockEncoder):
 
     divisor = 8
 
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        maps = self.data_bn(x)
+        images = one_image(maps) if torch.is_autocast_enabled(x.device.type) else maps
+        for block in self.blocks.values():
+            images = block(images)
+        return skeleton_maps(images, len(maps)).unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+
     @staticmethod
     def graph_convolution(in_channels: int, out_channels: int, adjacency: Tensor) -> RefinedGraphConvolution:
         return RefinedGraphConvolution(in_channels, out_channels, adjacency)
@@ -46,7 +61,7 @@ class CTRGCN(TenBlockEncoder):
 
 
 class RefinedGraphConvolution(PublishedModule):
-    """CTR-GC with its three subsets at once; (n, C_in, V, T) -> (n, C_out, V, T).
+    """CTR-GC with its three subsets at once; images (b, C_in, H, T) -> (b, C_out, H, T), see model.blocks.
 
         P_k, Q_k  = two 1x1 convolutions of the mean of x over time        (n, r, V)
         R_k       = 1x1 convolution of tanh(P_k[u] - Q_k[v])               (n, C_out, V, V)
@@ -54,8 +69,8 @@ class RefinedGraphConvolution(PublishedModule):
         output    = ReLU( BN( Σ_k Σ_v G_k[u, v] F_k[v] ) + down(x) ),  F_k = 1x1 convolution of x
 
     The mean over time is taken before the convolutions P and Q, which gives the same as after them and is T times
-    cheaper. F holds channel c of subset k at c * 3 + k, and G the giving joints of all subsets side by side, so that
-    the double sum is one matrix product per skeleton and channel.
+    cheaper. F holds channel c of subset k at c * 3 + k; its source joints of all subsets lie side by side, as do those
+    of G, so that the double sum is one matrix product per skeleton and channel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, adjacency: Tensor) -> None:
@@ -80,24 +95,28 @@ class RefinedGraphConvolution(PublishedModule):
         nn.init.constant_(self.bn.weight, 1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        num_skeletons, _, joints, frames = x.shape
-        topology = self._refined_topology(x.mean(dim=3)).reshape(-1, joints, SUBSETS * joints)
-        giving = self.transform(x).reshape(-1, SUBSETS * joints, frames)
-        mixed = torch.bmm(topology, giving).view(num_skeletons, self.out_channels, joints, frames)
+        images, _, rows, frames = x.shape
+        joints = self.topology.shape[-1]
+        sources = pointwise(x, self.transform).view(images, self.out_channels, SUBSETS, -1, joints, frames)
+        sources = sources.transpose(2, 3).reshape(-1, SUBSETS * joints, frames)
+        mixed = torch.bmm(self._refined_topology(x).mT, sources).view(images, self.out_channels, rows, frames)
         return functional.relu(self.bn(mixed) + self.down(x), inplace=True)
 
-    def _refined_topology(self, pooled: Tensor) -> Tensor:
-        """G of skeletons whose mean over time is pooled (n, C_in, V): (n, C_out, u, k, v)."""
-        joints = pooled.shape[-1]
-        pairs = self.relation(pooled).unflatten(1, (2, SUBSETS, self.relation_channels))
-        receiving, giving = pairs.unbind(1)  # each (n, k, r, V)
-        difference = torch.tanh(receiving.unsqueeze(-1) - giving.unsqueeze(-2))  # (n, k, r, u, v)
-        refinement = torch.matmul(self.alpha * self.refine_weight, difference.flatten(-2))  # (n, k, C_out, u * v)
-        refinement = refinement.unflatten(-1, (joints, joints)).permute(0, 2, 3, 1, 4)
-        shared = (self.alpha * self.refine_bias)[:, :, None, None] + self.topology.unsqueeze(1)  # (k, C_out, u, v)
-        # The sum is the largest tensor here. It takes the memory order of its first term, so that it need not be
-        # rearranged later, and under autocast the precision of the matrix product that it enters next.
-        return shared.permute(1, 2, 0, 3).contiguous().to(refinement.dtype) + refinement
+    def _refined_topology(self, x: Tensor) -> Tensor:
+        """G of all skeletons and channels, transposed, skeletons in the order of x: (n * C_out, k * v, u)."""
+        joints = self.topology.shape[-1]
+        pooled = x.sum(dim=3) * (1 / x.shape[3])  # the gradient of `mean` would be written out in the size of x
+        pairs = pointwise(pooled, self.relation).view(len(x), 2, SUBSETS, self.relation_channels, -1, joints)
+        targets, sources = pairs.unbind(1)  # each (b, k, r, n / b, V)
+        difference = torch.tanh(targets.unsqueeze(-2) - sources.unsqueeze(-1)).flatten(-2)  # (..., v * u)
+        # Two more relation channels make the product with the weights the whole sum: one for the bias, one for PA.
+        shared = self.topology.mT.flatten(1)[:, None, None].to(difference.dtype)
+        shared = shared.expand(len(x), -1, -1, difference.shape[3], -1)
+        relations = torch.cat([difference, torch.ones_like(shared), shared], dim=2).flatten(3)
+        bias = self.alpha * self.refine_bias.unsqueeze(-1)
+        weight = torch.cat([self.alpha * self.refine_weight, bias, torch.ones_like(bias)], dim=2)
+        topology = torch.matmul(weight, relations).view(len(x), SUBSETS, -1, joints, joints)
+        return torch.cat(topology.unbind(1), dim=-2).flatten(0, 1)
 
     def published_names(self) -> dict[str, Source]:
         subsets = [f"convs.{k}" for k in range(SUBSETS)]

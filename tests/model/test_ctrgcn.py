@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graph import get_skeleton, spatial_partition
 from model import EncoderError, build_encoder
+from model.blocks import one_image, skeleton_maps
 from tests.model.draws import assert_normal
 
 BLOCKS = [(3, 64, 1), *[(64, 64, 1)] * 3, (64, 128, 2), *[(128, 128, 1)] * 2, (128, 256, 2), *[(256, 256, 1)] * 2]
@@ -94,13 +96,48 @@ def test_number_of_parameters(graph, num_classes, persons, window, parameters):
     assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters
 
 
+@pytest.mark.parametrize("number", [1, 4, 5])
+def test_one_image_of_all_skeletons_gives_what_their_own_maps_give(number):
+    block = build("nw-ucla", 5, 1, 8, base_channels=16).blocks[f"l{number}"].double()
+    torch.nn.init.normal_(block.gcn.alpha)
+    torch.nn.init.normal_(block.gcn.bn.weight)
+    torch.nn.init.normal_(block.gcn.refine_bias)
+    maps = torch.randn(4, BLOCKS[number - 1][0] if number == 1 else 16, 20, 8, dtype=torch.float64)
+    grown = copy.deepcopy(block)
+    expected, given = block(maps), skeleton_maps(grown(one_image(maps)), 4)
+    torch.testing.assert_close(given, expected)
+    for y in (expected, given):
+        y.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in grown.named_parameters()}
+    for name, parameter in block.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
+    torch.testing.assert_close(grown.state_dict(), block.state_dict())
+
+
+def test_under_autocast_the_logits_are_those_of_single_precision_up_to_rounding():
+    encoder = build("nw-ucla", 5, 1, 8, base_channels=16)
+    for block in encoder.blocks.values():
+        torch.nn.init.constant_(block.gcn.bn.weight, 1)
+        torch.nn.init.constant_(block.gcn.alpha, 0.5)
+    x = torch.randn(4, 3, 8, 20, 1)
+    expected = encoder(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        given = encoder(x)
+    assert given.dtype == torch.bfloat16
+    assert (given - expected).abs().max() <= 0.1 * expected.abs().max()
+
+
 def test_multiply_accumulates():
-    """The published count, less the relation maps of all frames but their mean, plus the frames that a stride drops."""
+    """The published count, less the relation maps of all frames but their mean, plus the frames that a stride drops.
+
+    The sum α R + PA, which the published count leaves out, is part of a product: two more relation channels.
+    """
     joints, frames = 20, 52
     expected = 617_726_720
     for in_channels, out_channels, stride in BLOCKS:
         relation_channels = 8 if in_channels == 3 else in_channels // 8
         expected -= 6 * relation_channels * in_channels * (frames - 1) * joints
+        expected += 3 * 2 * out_channels * joints**2
         dropped = frames - math.ceil(frames / stride)
         expected += out_channels * (out_channels // 4) * dropped * joints
         frames -= dropped
