@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from common.front_door import run_command
+from common.front_door import end_with_torchrun, run_command
 from engine.config import resolve
 
 
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         143 (SIGTERM) or 130 (SIGINT, Ctrl-C) stopped by a signal: the same command resumes from there; 4 another
         process of the run had to stop and says why.
     """
+    end_with_torchrun()
     # Threads that spin while they wait make training many times slower when other programs share the cores. Read when
     # torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 
 from common.errors import UserError, reason_of
+
+_PARENT = os.getppid()
 
 
 def run_command(program: str, command: Callable[[], object], interrupted: str = "interrupted") -> int:
@@ -31,6 +35,18 @@ def run_command(program: str, command: Callable[[], object], interrupted: str = 
     except KeyboardInterrupt:
         return _report(program, interrupted, 130)
     return 0
+
+
+def end_with_torchrun() -> None:
+    """Where torchrun started this process: end by SIGTERM when torchrun ends without a word, also if it already has.
+
+    So that no process trains on alone. Call it first: torchrun may end while this process imports. Linux only.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() != _PARENT:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _report(program: str, message: str, code: int) -> int:

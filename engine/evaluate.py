@@ -1,21 +1,36 @@
-"""Testing: logits of every test clip from the encoder alone, and what they amount to."""
+"""Testing: logits of every test clip from the encoder alone, what they amount to, and where a run asks for them."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
+from common.errors import UserError
+from engine.checkpoint import load_checkpoint
+from engine.config import differing_keys
+from engine.errors import ForeignFileError, NonFiniteLossError, RunError
+from engine.experiment import Experiment
+from engine.logs import Log, progress
 from engine.optim import autocast
-from engine.progress import progress
-from engine.ranks import Ranks
-from engine.schema import OptimConfig
-from engine.stopping import StopRequest
+from engine.processes import Processes, StopRequest
+from engine.run_folder import RunFolder
+from engine.schema import EXECUTION_KEYS, OptimConfig, RunConfig, flatten
+from engine.state import changed_data
+from feeders.benchmarks import benchmark_name
 from feeders.feeder import Feeder
-from model import Encoder
+from fusion.scores import Scores, load_scores, save_scores
+from heads.registry import head_names
+from model import Encoder, load_weights_file
 
 
 @dataclass(frozen=True)
@@ -44,18 +59,19 @@ def predict(
     feeder: Feeder,
     config: OptimConfig,
     device: torch.device,
-    ranks: Ranks | None = None,
+    ranks: Processes | None = None,
     stop: StopRequest | None = None,
 ) -> np.ndarray:
-    """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: CSRE costs nothing here.
+    """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: heads cost nothing here.
 
     The ranks take the batches in turns and exchange the logits: every clip is computed once, in the batch in which
     one process computes it, and every rank gets all logits.
 
     Raises:
         StoppedError: a signal asked for it.
+        NonFiniteLossError: logits are NaN or infinite.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or Processes()
     encoder.eval()
     indices = feeder.epoch_indices(0).split(config.test_batch_size)
     logits: list[Tensor] = []
@@ -67,7 +83,16 @@ def predict(
         if stop is not None and ranks.any(stop.asked is not None)[0]:
             raise stop.error("during a test, which is repeated")
     everyone = ranks.gather(logits)
-    return torch.cat([everyone[batch % ranks.size][batch // ranks.size] for batch in range(len(indices))]).numpy()
+    predicted = torch.cat([everyone[batch % ranks.size][batch // ranks.size] for batch in range(len(indices))])
+    wrong = (~torch.isfinite(predicted).all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        listed = ", ".join(feeder.name_of(index) for index in wrong[:8])
+        remedy = "check these clips" if config.amp == "off" else "use --optim.amp bf16 or off"
+        raise NonFiniteLossError(
+            f"with optim.amp {config.amp} the logits of {len(wrong)} test clips are NaN or infinite, such as {listed}; "
+            f"{remedy}"
+        )
+    return predicted.numpy()
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
@@ -102,3 +127,164 @@ def pooled_features(
         pooled.append(features.float().mean(dim=(1, 3, 4)).cpu())
         labels.append(classes.cpu())
     return torch.cat(pooled).numpy(), torch.cat(labels).numpy()
+
+
+def test_due(config: RunConfig, epoch: int) -> bool:
+    """Whether an epoch, counted from 1, is followed by a test."""
+    return epoch % config.log.test_every == 0 or epoch >= config.optim.epochs
+
+
+def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Accuracy:
+    """Test the newest weights and write their scores, as those of the best epoch too where none was better.
+
+    Raises:
+        StoppedError: a signal asked for it.
+        NonFiniteLossError: logits are NaN or infinite.
+    """
+    epoch, counters = run.counters.trained, run.counters
+    run.ranks.share_buffers(run.tested_encoder)
+    logits = predict(run.tested_encoder, run.test_clips, run.config.optim, run.device, run.ranks, stop)
+    accuracy = measure(logits, run.test_clips.labels.cpu().numpy())
+    settings = flatten(run.config)
+    for selection in ("best", "last") if accuracy.top1 > counters.best_top1 else ("last",):
+        try:
+            _write_scores(run, run.folder, logits, epoch, selection, settings)
+        except UserError as error:
+            log.say(f"WARNING: {error}. The run goes on; the {selection} scores are of an older epoch")
+    values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
+    log.record("test", epoch, {"epoch": epoch, **values})
+    return accuracy
+
+
+def restore_scores(run: Experiment, log: Log) -> None:
+    """Test the best and the last checkpoint of a complete run again where its score file is missing or damaged."""
+    for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
+        try:
+            load_scores(run.folder.scores(selection))
+            readable = True
+        except UserError as error:
+            readable, reason = False, str(error)
+        if run.ranks.gather(readable)[0]:
+            continue
+        log.say(f"WARNING: {reason}; testing {path} again")
+        content = load_checkpoint(path)
+        encoder = copy.deepcopy(run.encoder)
+        encoder.load_state_dict(content["encoder"])
+        logits = predict(encoder, run.test_clips, run.config.optim, run.device, run.ranks)
+        _write_scores(run, run.folder, logits, content["epoch"], selection, content["config"])
+
+
+class StoredWeights(NamedTuple):
+    """Weights to test: `last`, `best` or given ones (`test`), and what is known of how they were trained."""
+
+    selection: str
+    path: Path
+    epoch: int | None
+    trained_with: dict[str, Any] | None
+    step: int = 0
+    """Steps of the next epoch that these weights have seen, too."""
+
+
+def stored_weights(run: Experiment) -> list[StoredWeights]:
+    """What `--phase test` is about: the weights of `--weights`, or the best and then the last checkpoint of the run.
+
+    Raises:
+        RunError: the run has no checkpoint, or was trained on other clips, another stream or another encoder than
+            the configuration now says; or the given weights were trained on another stream, variant or benchmark.
+    """
+    if run.config.weights is not None:
+        path = Path(run.config.weights)
+        try:
+            content = load_checkpoint(path)
+        except ForeignFileError:  # the import of weights judges it
+            return [StoredWeights("test", path, None, None)]
+        _check_match(run, path, content["config"])
+        return [StoredWeights("test", path, content["epoch"], content["config"])]
+    found: list[StoredWeights] = []
+    for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
+        content = load_checkpoint(path)
+        training_only = [key for key in content["config"] if not key.startswith(("data.", "model."))]
+        changed = differing_keys(content["config"], run.config, ignore=[*training_only, "data.repeat"])
+        changed += changed_data(run, content)
+        if changed:
+            raise RunError(
+                f"{path} was trained with other settings ({'; '.join(changed)}); undo the change, or test it as "
+                "another run: --weights FILE with a --name of its own"
+            )
+        step = content["training"]["counters"]["step"]
+        found.append(StoredWeights(selection, path, content["epoch"], content["config"], step))
+    return found
+
+
+def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFolder, log: Log) -> Outcome:
+    """Test stored weights and write their scores into a folder."""
+    outcome: Outcome = {}
+    for weights in stored:
+        log.say(f"{weights.selection}: {load_weights_file(run.encoder, weights.path)} from {weights.path}")
+        if weights.step:
+            log.say(f"these weights have seen {weights.step} steps more than {weights.epoch} epochs")
+        logits = predict(run.encoder, run.test_clips, run.config.optim, run.device, run.ranks)
+        _write_scores(run, folder, logits, weights.epoch, weights.selection, weights.trained_with)
+        outcome[weights.selection] = (weights.epoch, measure(logits, run.test_clips.labels.cpu().numpy()))
+    return outcome
+
+
+def read_outcome(run: Experiment) -> Outcome:
+    """Epoch and accuracy of the last and the best epoch of a finished run, from its score files."""
+    outcome: Outcome = {}
+    for selection in ("last", "best"):
+        scores = load_scores(run.folder.scores(selection))
+        assert scores.labels is not None, "our own score files carry labels"
+        outcome[selection] = (scores.epoch, measure(scores.logits, scores.labels))
+    return outcome
+
+
+def _check_match(run: Experiment, path: Path, trained_with: dict[str, Any]) -> None:
+    """Refuse weights of another stream, variant or benchmark, unless `allow_mismatch` admits them."""
+    asked = flatten(run.config)
+    keys = ("data.benchmark", "data.stream", "data.variant")
+    mismatches = [key for key in keys if trained_with[key] != asked[key]]
+    if mismatches and not run.config.allow_mismatch:
+        trained, tested = (
+            ", ".join(f"{key}={settings[key]}" for key in mismatches) for settings in (trained_with, asked)
+        )
+        raise RunError(
+            f"config mismatch: {path} was trained with {trained}, you asked for {tested}; test it as it was "
+            "trained, or add --allow-mismatch"
+        )
+
+
+def _write_scores(
+    run: Experiment,
+    folder: RunFolder,
+    logits: np.ndarray,
+    epoch: int | None,
+    selection: str,
+    trained_with: dict[str, Any] | None,
+) -> None:
+    """Write logits with what made them; `trained_with` are the settings of the training, None where unknown."""
+    if not run.ranks.first:
+        return
+    config = run.config
+    scores = Scores(
+        names=list(run.test_clips.names),
+        labels=run.test_clips.labels.cpu().numpy(),
+        logits=logits,
+        stream=config.data.stream,
+        encoder=config.model.name,
+        benchmark=benchmark_name(config.data.benchmark),
+        epoch=epoch,
+        run=str(config.name),
+        heads=None if trained_with is None else "+".join(head_names(trained_with)),
+        group=None if trained_with is None else _group(trained_with),
+        selection=selection,
+    )
+    save_scores(folder.scores(selection), scores)
+
+
+def _group(settings: dict[str, Any]) -> str:
+    """A fingerprint of all that the streams of one ensemble have in common."""
+    common = {key: value for key, value in settings.items() if key not in EXECUTION_KEYS and key != "data.stream"}
+    # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
+    common["model.options"] = {key: value for key, value in settings["model.options"].items() if key != "partition"}
+    return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]

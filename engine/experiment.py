@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,19 +15,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from csre import CSRE, CSREError
 from engine.errors import ConfigError
 from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
-from engine.ranks import Ranks, device_of
+from engine.processes import Processes, device_of
 from engine.run_folder import RunFolder
 from engine.schema import RunConfig
-from engine.step import TrainingStep
 from engine.sync_norm import synchronise_batch_norm
 from feeders.benchmarks import get_benchmark
 from feeders.choices import SPLITS
 from feeders.feeder import Feeder
 from feeders.open import open_store, place_store
 from graph import get_skeleton
+from heads.head import TrainingHead
+from heads.registry import build_heads
 from model import Encoder, build_encoder
 
 
@@ -34,8 +35,8 @@ from model import Encoder, build_encoder
 class Counters:
     """How far a run is: epochs trained, epochs tested, and the best test so far.
 
-    step: steps done of the epoch in progress, 0 between epochs; skipped: those of them that were left out;
-    streak: steps left out in a row until now.
+    step: steps done of the epoch in progress, 0 between epochs; skipped: those of them that were skipped;
+    streak: steps skipped in a row until now.
     """
 
     trained: int = 0
@@ -47,31 +48,57 @@ class Counters:
     best_top1: float = -1.0
 
 
+class TrainingForward(nn.Module):
+    """What the ranks differentiate together: the encoder and the layers of the heads, without the heads' state.
+
+    Args:
+        encoder: what is trained.
+        heads: what is trained beside it, by name.
+    """
+
+    def __init__(self, encoder: Encoder, heads: Mapping[str, TrainingHead]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.trained = nn.ModuleList(head.trained for head in heads.values())
+        self._project = {name: head.project for name, head in heads.items()}
+        self._reads = frozenset[str]().union(*(head.reads for head in heads.values()))
+
+    def forward(self, x: Tensor, joints: Tensor) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+        """Logits (N, K) and each head's projections, name -> (N, D), for x and joints (N, 3, T, V, M)."""
+        observed = self.encoder.observe(x, joints, self._reads)
+        return self.encoder.classify(observed.features), {
+            name: project(observed) for name, project in self._project.items()
+        }
+
+
 @dataclass
 class Experiment:
-    """The objects of a run. `csre` is None for a plain encoder, `average` where no moving average is kept; a run that
-    only tests has neither, and no training clips.
+    """The objects of a run. `average` is None where no moving average is kept; a run that only tests has none, no heads
+    and no training clips.
 
-    forward: the part of a training step that the ranks differentiate together (`TrainingStep`, with several ranks
-    inside torch's DistributedDataParallel). sums: of the logged quantities over the steps of the epoch in progress.
+    heads: by name. forward: the part of a training step that the ranks differentiate together (`TrainingForward`, with
+    several ranks inside torch's DistributedDataParallel). statistics: of its batch normalisations, which every step
+    moves. sums: of the logged quantities over the steps of the epoch in progress; loss_names: those that are losses.
     """
 
     config: RunConfig
     folder: RunFolder
-    ranks: Ranks
+    ranks: Processes
     device: torch.device
     remarks: tuple[str, ...]
     training_split: Feeder | None
     test_clips: Feeder
     encoder: Encoder
-    csre: CSRE | None
+    heads: dict[str, TrainingHead]
     average: AveragedModel | None
     optimizer: Optimizer
     schedule: LambdaLR
     scaler: torch.amp.GradScaler
     forward: nn.Module
+    statistics: list[Tensor]
     counters: Counters = field(default_factory=Counters)
     sums: dict[str, Tensor] = field(default_factory=dict)
+    loss_names: list[str] = field(default_factory=list)
 
     @property
     def train_clips(self) -> Feeder:
@@ -88,13 +115,14 @@ class Experiment:
         return self.average.module
 
 
-def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
+def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
     """Open the data and build everything that the configuration names.
 
     Raises:
-        ConfigError, RunError, feeders.DataError, model.EncoderError: what the configuration names cannot be had.
+        ConfigError, RunError, feeders.DataError, model.EncoderError, heads.HeadError: what the configuration names
+            cannot be had.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or Processes()
     _check_ranks(config, ranks)
     device = device_of(config.device, ranks.local_rank)
     if config.deterministic:
@@ -121,7 +149,7 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
     )
     train_clips = feeder(split="train") if training else None
 
-    torch.manual_seed(config.seed)  # before the encoder: its weights are then the same with and without CSRE
+    torch.manual_seed(config.seed)  # before the encoder: its weights are then the same with heads and without
     encoder = build_encoder(
         config.model.name,
         skeleton=get_skeleton(benchmark.skeleton),
@@ -130,13 +158,12 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
         window=window,
         **config.model.options,
     ).to(device)
+    heads = {} if train_clips is None else build_heads(vars(config), encoder, train_clips.labels)
+    trained = [encoder, *(head.to(device).trained for head in heads.values())]
     if config.optim.sync_batchnorm and ranks.size > 1:
-        encoder = synchronise_batch_norm(encoder, device)
-    csre = None
-    if config.csre.enabled and train_clips is not None:
-        csre = _build_csre(config, encoder, train_clips.labels, ranks).to(device)
-    parameters = [*encoder.parameters(), *(csre.parameters() if csre is not None else ())]
-    optimizer = build_optimizer(parameters, config.optim)
+        synchronise_batch_norm(nn.ModuleList(trained), device)
+    optimizer = build_optimizer([weight for module in trained for weight in module.parameters()], config.optim)
+    forward = TrainingForward(encoder, heads)
     return Experiment(
         config=config,
         ranks=ranks,
@@ -146,53 +173,30 @@ def build(config: RunConfig, ranks: Ranks | None = None) -> Experiment:
         training_split=train_clips,
         test_clips=feeder(split="test"),
         encoder=encoder,
-        csre=csre,
+        heads=heads,
         average=build_average(encoder, config.optim) if training else None,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, config.optim),
         scaler=build_scaler(device, config.optim),
-        forward=_over_ranks(TrainingStep(encoder, csre), ranks, device),
+        forward=_over_ranks(forward, ranks, device),
+        statistics=[
+            buffer for name, buffer in forward.named_buffers() if name.endswith(("running_mean", "running_var"))
+        ],
     )
 
 
-def _over_ranks(step: TrainingStep, ranks: Ranks, device: torch.device) -> nn.Module:
+def _over_ranks(forward: TrainingForward, ranks: Processes, device: torch.device) -> nn.Module:
     if ranks.size == 1:
-        return step
+        return forward
     # The gradient of a 1x1 convolution may come in another layout than its weight; copying it costs next to nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # A static graph admits parameters that never get a gradient, which some encoders have.
-    return DistributedDataParallel(step, device_ids=[device] if device.type == "cuda" else None, static_graph=True)
+    return DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None, static_graph=True)
 
 
-def _check_ranks(config: RunConfig, ranks: Ranks) -> None:
+def _check_ranks(config: RunConfig, ranks: Processes) -> None:
     if config.optim.batch_size % ranks.size:
         raise ConfigError(
             f"optim.batch_size: {config.optim.batch_size} clips cannot be shared by {ranks.size} processes; make it a "
             f"multiple of {ranks.size}, or start another number of processes"
         )
-
-
-def _build_csre(config: RunConfig, encoder: Encoder, labels: torch.Tensor, ranks: Ranks) -> CSRE:
-    options = config.csre
-    try:
-        return CSRE(
-            encoder.feature_shape,
-            labels,
-            temperature=options.temperature,
-            dim=options.dim,
-            reduction=options.reduction,
-            branches=options.branches,
-            weight=options.weight,
-            denominator=options.denominator,
-            positive_reduction=options.positive_reduction,
-            repeated_negatives=options.repeated_negatives,
-            own_row=options.own_row,
-            too_few=options.too_few,
-            positives=(options.positives.hard, options.positives.random),
-            negatives=(options.negatives.hard, options.negatives.random),
-            bank_dtype=options.bank.dtype,
-            capacity=options.bank.capacity,
-            shard=(ranks.rank, ranks.size) if options.bank.sharded and ranks.size > 1 else None,
-        )
-    except CSREError as error:
-        raise ConfigError(f"csre: {error}") from None

@@ -1,21 +1,29 @@
-"""What a run says: to the terminal and log.txt as text, to metrics.jsonl as data, to TensorBoard as curves."""
+"""What a run says: to the terminal and log.txt as text, to metrics.jsonl as data, to TensorBoard as curves.
+
+TensorBoard's events go through its record writer, not through torch's SummaryWriter: that one writes in a thread, where
+a full disk prints a traceback, and its one purge step cannot clear curves over steps and curves over epochs alike.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common.files import write_atomically
-from engine.board import Board
 from engine.errors import RunError
-from engine.records import read_records
 
 
 class Log(Protocol):
@@ -54,15 +62,15 @@ class RunLog:
     def __init__(self, folder: Path, trained: int = 0, tested: int = 0, step: int = 0) -> None:
         self.metrics_path = folder / "metrics.jsonl"
         self._told: set[str] = set()
-        self._logger = logging.getLogger(f"csre.run.{folder}")
+        self._logger = logging.getLogger(f"run.{folder}")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
         self._handlers: list[logging.Handler] = []
         try:
-            kept = self._drop_later(trained, tested, step)
+            kept, unreadable = self._drop_later(trained, tested, step)
             # Without a buffer: what could not be written is not tried again when the file is closed.
             self._metrics = self.metrics_path.open("ab", buffering=0)
-            self._board = Board(folder / "tensorboard")
+            self._curves = _Curves(folder / "tensorboard")
             self._handlers += [logging.StreamHandler(sys.stdout), _TextFile(folder / "log.txt", self._refused)]
         except OSError as error:
             raise RunError(f"{folder}: cannot be written ({error.strerror}); free some space") from None
@@ -71,6 +79,8 @@ class RunLog:
             self._logger.addHandler(handler)
         for record in kept:
             self._draw(record["kind"], record.get("at", record["epoch"]), record)
+        if unreadable:
+            self.say(f"WARNING: {self.metrics_path}: {unreadable} lines cannot be read and are dropped")
         self._redirect = logging_redirect_tqdm([self._logger])
 
     def __enter__(self) -> RunLog:
@@ -81,7 +91,7 @@ class RunLog:
         self._redirect.__exit__(None, None, None)
         for handler in self._handlers:
             self._logger.removeHandler(handler)
-        for close in (self._metrics.close, self._board.close, *(handler.close for handler in self._handlers)):
+        for close in (self._metrics.close, self._curves.close, *(handler.close for handler in self._handlers)):
             with suppress(OSError):
                 close()
 
@@ -100,7 +110,7 @@ class RunLog:
     def _draw(self, kind: str, step: int, values: dict[str, Any]) -> None:
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
         try:
-            self._board.draw(step, numbers)
+            self._curves.draw(step, numbers)
         except OSError as error:
             self._refused("tensorboard", error)
 
@@ -111,17 +121,88 @@ class RunLog:
             reason = getattr(error, "strerror", None) or error
             print(f"WARNING: {name} cannot be written ({reason}); lines of it are being lost, the run goes on")
 
-    def _drop_later(self, trained: int, tested: int, step: int) -> list[dict[str, Any]]:
-        """Rewrite metrics.jsonl without what an interrupted epoch or test left there, and return what is kept."""
+    def _drop_later(self, trained: int, tested: int, step: int) -> tuple[list[dict[str, Any]], int]:
+        """Rewrite metrics.jsonl without what an interrupted epoch or test left there; what is kept, and how many lines
+        cannot be read."""
         newest = {"step": (trained + 1, step), "train": (trained, 0), "test": (tested, 0)}
-        kept = [
-            record
-            for record in read_records(self.metrics_path)
-            if (record["epoch"], record.get("step", 0)) <= newest[record["kind"]]
-        ]
+        records = read_records(self.metrics_path)
+        lines = len(self.metrics_path.read_bytes().splitlines()) if self.metrics_path.exists() else 0
+        kept = [record for record in records if (record["epoch"], record.get("step", 0)) <= newest[record["kind"]]]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.metrics_path, lambda file: file.write(text.encode()))
-        return kept
+        return kept, lines - len(records)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics.jsonl; empty without a file. Lines that are none are passed over: a crash leaves a line
+    half written, and a disk may change one."""
+    records = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:  # also bytes that are not UTF-8
+            continue
+        if isinstance(record, dict) and _is_record(record):
+            records.append(record)
+    return records
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether kind and place of a record are ones that a run writes."""
+    places = (record.get("epoch"), record.get("step", 0), record.get("at", 0))
+    return record.get("kind") in ("step", "train", "test") and all(type(place) is int for place in places)
+
+
+def progress(items: Iterable[Any], what: str, total: int | None = None, done: int = 0) -> tqdm[Any]:
+    """The items, with a bar on a terminal that goes away when they are done; `done` of the total were done before."""
+    return tqdm(
+        items,
+        desc=what,
+        total=total,
+        initial=done,
+        leave=False,
+        disable=None,  # where there is no terminal, so that logs in files stay readable
+        ncols=shutil.get_terminal_size().columns,  # which some terminals give as 0
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+    )
+
+
+def duration(seconds: float) -> str:
+    """`1 d 02:03`, `2:03:04` or `3:04`."""
+    days, rest = divmod(round(seconds), 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, rest = divmod(rest, 60)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Curves:
+    """One event file of TensorBoard, written at once. Raises OSError when the disk refuses, as do the methods.
+
+    The files of earlier processes go away: a run that goes on draws its curves from metrics.jsonl again, so that no
+    line that was dropped there remains in a curve.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("events.out.tfevents.*"):
+            path.unlink()
+        self._file = (folder / f"events.out.tfevents.{time.time():.0f}").open("wb", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def draw(self, step: int, numbers: Mapping[str, float]) -> None:
+        """A point of each curve."""
+        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, event: Event) -> None:
+        self._records.write(event.SerializeToString())
 
 
 class _TextFile(logging.FileHandler):

@@ -8,36 +8,39 @@ from sklearn.manifold import TSNE
 from engine.evaluate import Outcome, pooled_features
 from engine.experiment import Experiment
 from engine.figures import draw_confusion, draw_curves, draw_per_class, draw_tsne
-from engine.logs import Log
-from engine.records import read_records
+from engine.logs import Log, read_records
 from engine.run_folder import RunFolder
+from engine.schema import flatten
 from feeders.benchmarks import benchmark_name
+from heads.registry import head_names, head_titles
 
 
 def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> None:
     """Print the table of a run, and write results.json, confusion_*.csv and the figures into a folder."""
     figures, classes = folder.path / "figures", run.test_clips.class_names
     title = describe(run)
-    for selection, (epoch, accuracy) in outcome.items():
-        heading = f"{title}, {selection}" + (f" epoch {epoch}" if epoch is not None else "")
+    folder.write_json("results.json", _results(run, outcome))
+    for selection, (_, accuracy) in outcome.items():
         lines = ["true \\ predicted," + ",".join(f'"{name}"' for name in classes)]
         lines += [f'"{name}",' + ",".join(map(str, row)) for name, row in zip(classes, accuracy.confusion, strict=True)]
         folder.write_text(f"confusion_{selection}.csv", "\n".join(lines) + "\n")
-        if run.config.log.figures:
+    log.say(table_of(run, outcome))
+    if run.config.log.figures:
+        for selection, (epoch, accuracy) in outcome.items():
+            heading = f"{title}, {_weights(selection, epoch)}"
             draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
             draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
-    if run.config.log.figures and (records := read_records(folder.metrics)):
-        draw_curves(records, title, figures / "curves.png")
+        if records := read_records(folder.metrics):
+            draw_curves(records, title, figures / "curves.png")
     if run.config.log.tsne_clips:
-        _embed(run, folder, title)
-    folder.write_json("results.json", _results(run, outcome))
-    log.say(table_of(run, outcome))
+        selection = "last" if "last" in outcome else "test"  # what the encoder holds
+        _embed(run, folder, log, f"{title}, {_weights(selection, outcome[selection][0])}")
     log.say(f"everything of this run is in {folder.path}")
 
 
 def describe(run: Experiment) -> str:
     """`ctrgcn + CSRE, joint, nw-ucla`."""
-    encoder = run.config.model.name + (" + CSRE" if run.config.csre.enabled else "")
+    encoder = " + ".join([run.config.model.name, *head_titles(flatten(run.config))])
     return f"{encoder}, {run.config.data.stream}, {benchmark_name(run.config.data.benchmark)}"
 
 
@@ -60,8 +63,7 @@ def _results(run: Experiment, outcome: Outcome) -> dict[str, object]:
     return {
         "benchmark": benchmark_name(run.config.data.benchmark),
         "encoder": run.config.model.name,
-        "csre": run.config.csre.enabled,
-        "temperature": run.config.csre.temperature if run.config.csre.enabled else None,
+        "heads": head_names(flatten(run.config)),
         "stream": run.config.data.stream,
         "seed": run.config.seed,
         "test_clips": len(run.test_clips),
@@ -81,11 +83,21 @@ def _results(run: Experiment, outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _embed(run: Experiment, folder: RunFolder, title: str) -> None:
+def _weights(selection: str, epoch: int | None) -> str:
+    """What figures call the weights that they are about: `last epoch 65`, `given weights`."""
+    if epoch is None:
+        return "given weights"
+    return f"given weights of epoch {epoch}" if selection == "test" else f"{selection} epoch {epoch}"
+
+
+def _embed(run: Experiment, folder: RunFolder, log: Log, title: str) -> None:
     """t-SNE of the pooled features of test clips, from the weights that were tested last."""
     clips = run.config.log.tsne_clips
+    log.say(f"computing the t-SNE of {min(clips, len(run.test_clips))} test clips")
     features, labels = pooled_features(run.tested_encoder, run.test_clips, clips, run.config.optim, run.device)
-    if len(features) < 4:  # too few points for any neighbourhood
+    spread, largest = np.ptp(features, axis=0).max(), np.abs(features).max()
+    if len(features) < 4 or not spread > max(1e-6 * largest, 1e-12):  # where sklearn's t-SNE crashes the process
+        log.say(f"there is no t-SNE: {len(features)} clips whose features hardly differ show nothing")
         return
     perplexity = min(30.0, (len(features) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)

@@ -9,15 +9,13 @@ from pathlib import Path
 from engine.checkpoint import load_checkpoint, remove_unfinished
 from engine.config import Resolved
 from engine.errors import ForeignFileError, RunError
-from engine.evaluate import Outcome
+from engine.evaluate import Outcome, read_outcome, restore_scores, stored_weights, test_weights
 from engine.experiment import Experiment, build
-from engine.lock import FolderLock
 from engine.logs import Log, RunLog, SilentLog
-from engine.ranks import Ranks, join_ranks
+from engine.processes import Processes, join_processes
 from engine.report import describe, report
-from engine.run_folder import RunFolder
+from engine.run_folder import FolderLock, RunFolder
 from engine.state import newest_intact, resume, seed_rank
-from engine.testing import read_outcome, stored_weights, test_weights
 from engine.train import train
 from model import load_weights_file
 
@@ -31,36 +29,37 @@ def run(resolved: Resolved) -> None:
     """
     if resolved.config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
-    with join_ranks(resolved.config.device) as ranks:
+    with join_processes(resolved.config.device) as ranks:
         carry_out = _train if resolved.config.phase == "train" else _test
         carry_out(resolved, ranks)
 
 
-def _train(resolved: Resolved, ranks: Ranks) -> None:
+def _train(resolved: Resolved, ranks: Processes) -> None:
     experiment = ranks.together(lambda: build(resolved.config, ranks))
     folder = experiment.folder
     # Whatever can be refused is refused before anything is written or moved.
     ranks.together(lambda: experiment.train_clips.num_batches(resolved.config.optim.batch_size))
     lock = ranks.together(lambda: FolderLock(folder.path) if ranks.first and folder.path.exists() else None)
-    said = _take_up(experiment)
-    lock, moved = ranks.together(lambda: _occupy(experiment, resolved, lock) if ranks.first else (None, []))
+    lines = _resume_or_start(experiment)
+    lock, moved = ranks.together(lambda: _prepare_folder(experiment, resolved, lock) if ranks.first else (None, []))
     counters = experiment.counters
     with _log_of(ranks, folder, counters.trained, counters.tested, counters.step) as log:
-        for line in [_opening(experiment), *experiment.remarks, *said, *moved]:
+        for line in [_opening(experiment), *experiment.remarks, *lines, *moved]:
             log.say(line)
         train(experiment, log)
+        restore_scores(experiment, log)
         if ranks.first:
             _report(experiment, folder, log)
     if lock is not None:
         lock.release()
 
 
-def _test(resolved: Resolved, ranks: Ranks) -> None:
+def _test(resolved: Resolved, ranks: Processes) -> None:
     experiment = ranks.together(lambda: build(resolved.config, ranks))
     stored = ranks.together(lambda: stored_weights(experiment))
     ranks.together(lambda: [load_weights_file(experiment.encoder, weights.path) for weights in stored])
     folder = experiment.folder.of_tests
-    lock = ranks.together(lambda: _occupy_for_test(folder, resolved, experiment) if ranks.first else None)
+    lock = ranks.together(lambda: _prepare_test_folder(folder, resolved, experiment) if ranks.first else None)
     with _log_of(ranks, folder) as log:
         for line in [_opening(experiment), *experiment.remarks]:
             log.say(line)
@@ -82,26 +81,26 @@ def _report(experiment: Experiment, folder: RunFolder, log: Log, outcome: Outcom
         ) from None
 
 
-def _take_up(experiment: Experiment) -> list[str]:
-    """Go on with what there is, or start: from given weights, or from scratch. Returns what to tell the user."""
+def _resume_or_start(experiment: Experiment) -> list[str]:
+    """Resume from what there is, or start: from given weights, or from scratch. Returns lines for the log."""
     config, ranks = experiment.config, experiment.ranks
-    path, said = ranks.gather(ranks.together(lambda: _where_to_go_on(experiment) if ranks.first else (None, [])))[0]
+    path, lines = ranks.gather(ranks.together(lambda: _where_to_resume(experiment) if ranks.first else (None, [])))[0]
     if path is None:
-        said = ranks.together(lambda: _start(experiment))
+        lines = ranks.together(lambda: _start(experiment))
         if ranks.rank > 0:  # dropout differs between the ranks
             seed_rank(config.seed, ranks.rank)
-        return said
+        return lines
     ranks.together(lambda: resume(experiment, path))
     counters = experiment.counters
     if counters.tested >= config.optim.epochs:
-        mend = "raise optim.epochs, or repeat it with --resume never"
-        return [*said, f"this run is complete ({counters.tested} epochs); {mend}"]
+        remedy = "raise optim.epochs, or repeat it with --resume never"
+        return [*lines, f"this run is complete ({counters.tested} epochs); {remedy}"]
     within = f", step {counters.step} of the next one" if counters.step else ""
-    return [*said, f"going on after epoch {counters.trained}{within}"]
+    return [*lines, f"resuming after epoch {counters.trained}{within}"]
 
 
-def _where_to_go_on(experiment: Experiment) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, if any, and what to tell about it."""
+def _where_to_resume(experiment: Experiment) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from, if any, and lines for the log about it."""
     config, folder = experiment.config, experiment.folder
     if config.resume == "never":
         return None, []
@@ -113,7 +112,7 @@ def _where_to_go_on(experiment: Experiment) -> tuple[Path | None, list[str]]:
     given = Path(config.resume)
     if folder.last.exists() and not given.samefile(folder.last):
         raise RunError(
-            f"{folder.path} holds a run already; to go on from {given} beside it, give a --name or --work_dir"
+            f"{folder.path} holds a run already; to resume from {given} beside it, give a --name or --work_dir"
         )
     return given, []
 
@@ -127,28 +126,33 @@ def _start(experiment: Experiment) -> list[str]:
     return [f"starting from {origin} in {experiment.config.weights}"]
 
 
-def _occupy(experiment: Experiment, resolved: Resolved, lock: FolderLock | None) -> tuple[FolderLock, list[str]]:
+def _prepare_folder(
+    experiment: Experiment, resolved: Resolved, lock: FolderLock | None
+) -> tuple[FolderLock, list[str]]:
     """Make the run folder and lock it, once an earlier run there (which `lock` holds) is set aside if so asked."""
-    folder, said = experiment.folder, []
+    folder, lines = experiment.folder, []
     if experiment.config.resume == "never" and lock is not None:
-        said = [f"the earlier run was set aside as {folder.set_aside()}"]
+        lines = [f"the earlier run was set aside as {folder.set_aside()}"]
         lock.release()
         lock = None
     folder.create()
-    lock = lock or FolderLock(folder.path)
+    if lock is None:
+        lock = FolderLock(folder.path)
+        if folder.last.exists():
+            raise RunError(f"{folder.path}: another run was started there in this moment; run the same command again")
     remove_unfinished(folder.path / "checkpoints")
     folder.describe(resolved, experiment.device)
-    return lock, said
+    return lock, lines
 
 
-def _occupy_for_test(folder: RunFolder, resolved: Resolved, experiment: Experiment) -> FolderLock:
+def _prepare_test_folder(folder: RunFolder, resolved: Resolved, experiment: Experiment) -> FolderLock:
     folder.create()
     lock = FolderLock(folder.path)
     folder.describe(resolved, experiment.device)
     return lock
 
 
-def _log_of(ranks: Ranks, folder: RunFolder, *newest: int) -> AbstractContextManager[Log]:
+def _log_of(ranks: Processes, folder: RunFolder, *newest: int) -> AbstractContextManager[Log]:
     """The log of a rank; `newest` are the arguments of RunLog after the folder."""
     return RunLog(folder.path, *newest) if ranks.first else nullcontext(SilentLog())
 

@@ -14,15 +14,19 @@ confusion_*.csv, tsne_*.npz, figures/*.png
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
+from common.errors import reason_of
 from common.files import ASIDE, write_atomically
 from engine.config import Resolved
 from engine.errors import RunError
@@ -110,6 +114,35 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file atomically."""
         self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+
+class FolderLock:
+    """Holds `<folder>/.lock`, which the system drops by itself when its holder ends, however it ends.
+
+    Raises:
+        RunError: a live process holds it, or the disk refuses.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = FileLock(folder / ".lock")
+        holder = folder / ".lock_holder"
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise RunError(
+                f"{folder} is in use by {name}; wait for it, stop it, or start another run with --name"
+            ) from None
+        except NotImplementedError:  # a file system without locks: better an unguarded run than none
+            return
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked ({reason_of(error)}); choose another --work_dir") from None
+        with suppress(OSError):  # a full disk: the lock holds without the name of its holder
+            holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        self._lock.release()
 
 
 def _cpu_model() -> str:

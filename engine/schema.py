@@ -123,6 +123,11 @@ class LogConfig:
     """What a run writes beside its checkpoints."""
 
     every_steps: int = option(20, "steps between two lines of the step log", at_least=1)
+    test_every: int = option(
+        1,
+        "epochs between two tests; the last epoch is always tested, and `best` is the best of the tested ones",
+        at_least=1,
+    )
     keep_checkpoints: int = option(2, "epoch checkpoints kept beside best", at_least=2)
     checkpoint_steps: int | None = option(
         None, "also write a checkpoint after every so many steps of an epoch", at_least=1
@@ -184,6 +189,7 @@ EXECUTION_KEYS = frozenset(
         "csre.bank.sharded",
         "skeleton_gcl.bank.sharded",
         "log.every_steps",
+        "log.test_every",
         "log.keep_checkpoints",
         "log.checkpoint_steps",
         "log.checkpoint_minutes",

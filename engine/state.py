@@ -4,7 +4,8 @@ What `training` holds of a checkpoint:
 
 | key | content |
 |---|---|
-| encoder, average, csre | weights, their moving average, heads and banks of CSRE |
+| encoder, average | weights, their moving average |
+| csre, ... | per training head what it learned and its state, by the head's section of the configuration |
 | optimizer, schedule, scaler | as torch's own state dicts |
 | counters | how far the run is, see `engine.experiment.Counters` |
 | ranks | per rank: `random`, states of torch's generators, and `sums` of the logged quantities of the epoch so far |
@@ -22,7 +23,6 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from csre import gathered_state_dict
 from engine.checkpoint import checkpoints_of, load_checkpoint, name_also, prune, save_checkpoint
 from engine.config import differing_keys
 from engine.errors import NonFiniteLossError, RunError
@@ -34,11 +34,11 @@ from graph import get_skeleton
 from graph.skeleton import Skeleton
 
 
-def save(run: Experiment, log: Log, best: bool = False) -> bool:
-    """Write the checkpoint of this moment; it becomes `last`, and `best` if so asked. False when the disk refuses.
+def save(run: Experiment, log: Log) -> bool:
+    """Write the checkpoint of this moment; it becomes `last`. False when the disk refuses.
 
-    All ranks take part, the first one writes. A disk that refuses is told and the run goes on: the older checkpoints
-    stay as they are.
+    All ranks take part, the first one writes. If the disk refuses, that is logged and the run goes on: the older
+    checkpoints stay as they are.
 
     Raises:
         NonFiniteLossError: something to be saved is NaN or infinite; nothing is written.
@@ -53,13 +53,24 @@ def save(run: Experiment, log: Log, best: bool = False) -> bool:
         except UserError as error:
             written = False
             log.say(f"WARNING: {error}. The run goes on; its newest checkpoint is an older one")
-        for name in ([run.folder.best] if best else []) + [run.folder.last] if written else []:
-            try:
-                name_also(path, name)
-            except RunError as error:
-                log.say(f"WARNING: {error}. The run goes on; {path} holds this checkpoint")
+        written = written and _name_also(path, run.folder.last, log)
         prune(folder, run.config.log.keep_checkpoints)
     return run.ranks.gather(written)[0]
+
+
+def name_best(run: Experiment, log: Log) -> None:
+    """Let the checkpoint that was written last be `best`, too."""
+    if run.ranks.first:
+        _name_also(run.folder.last, run.folder.best, log)
+
+
+def _name_also(path: Path, name: Path, log: Log) -> bool:
+    try:
+        name_also(path, name)
+    except RunError as error:
+        log.say(f"WARNING: {error}. The run goes on; {path} holds this checkpoint")
+        return False
+    return True
 
 
 def newest_intact(folder: Path) -> tuple[Path, list[str]] | None:
@@ -76,7 +87,7 @@ def newest_intact(folder: Path) -> tuple[Path, list[str]] | None:
         except RunError as error:
             complaints.append(str(error))
             continue
-        return path, [f"WARNING: {complaint}; going on from {path} instead" for complaint in complaints]
+        return path, [f"WARNING: {complaint}; resuming from {path} instead" for complaint in complaints]
     if paths:
         raise RunError(
             f"{folder}: all checkpoints are damaged ({'; '.join(complaints)}); put an intact one there, or begin anew "
@@ -86,7 +97,7 @@ def newest_intact(folder: Path) -> tuple[Path, list[str]] | None:
 
 
 def resume(run: Experiment, path: Path) -> None:
-    """Go on from a checkpoint of the same run.
+    """Resume from a checkpoint of the same run.
 
     Raises:
         RunError: it was written with other settings or other clips; the message lists what differs.
@@ -109,12 +120,11 @@ def resume(run: Experiment, path: Path) -> None:
     run.scaler.load_state_dict(training["scaler"])
     if run.average is not None:
         run.average.load_state_dict(training["average"])
-    if run.csre is not None:
-        run.csre.load_state_dict(training["csre"])
+    for name, head in run.heads.items():
+        head.load_state_dict(training[name])
     run.counters = counters = Counters(**training["counters"])
-    if not run.folder.scores("best").exists():  # the checkpoint comes from another folder
+    if path.parent != run.folder.last.parent:  # another folder's: this one gets scores of its own
         counters.best_epoch, counters.best_top1 = 0, -1.0
-    if not run.folder.scores("last").exists():  # so that this folder gets the scores of its newest epoch
         counters.tested = min(counters.tested, counters.trained - 1) if counters.step == 0 else counters.tested
     of_ranks = training["ranks"]
     if len(of_ranks) == run.ranks.size:
@@ -155,7 +165,7 @@ def seed_rank(*key: int) -> None:
 def _content(run: Experiment) -> dict[str, Any]:
     """The checkpoint; on other ranks than the first one it lacks what only a gathering of all ranks can give."""
     if run.ranks.size > 1:
-        run.ranks.share_buffers(run.encoder)
+        run.ranks.share_buffers(run.forward)
         if run.average is not None:
             run.ranks.share_buffers(run.average)
     on_host = {name: value.cpu() for name, value in run.sums.items()}
@@ -168,7 +178,7 @@ def _content(run: Experiment) -> dict[str, Any]:
         "training": {
             "encoder": run.encoder.state_dict(),
             "average": run.average.state_dict() if run.average is not None else None,
-            "csre": gathered_state_dict(run.csre) if run.csre is not None else None,
+            **{name: head.gathered_state_dict() for name, head in run.heads.items()},
             "optimizer": run.optimizer.state_dict(),
             "schedule": run.schedule.state_dict(),
             "scaler": run.scaler.state_dict(),

@@ -1,24 +1,38 @@
-"""The training loop: read it from top to bottom."""
+"""The training loop: read it from top to bottom.
+
+An epoch is forward, losses, backward, check, update, log for every batch; then a checkpoint, a test, one line.
+Letters: N clips of this rank, K classes.
+"""
 
 from __future__ import annotations
 
+import math
 import resource
 import time
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from engine.attempt import Attempt, attempt, leave_out, spoiled, update
-from engine.errors import RunError
+from engine.errors import NonFiniteLossError, RunError
+from engine.evaluate import Accuracy, test_due, test_epoch
 from engine.experiment import Experiment
-from engine.logs import Log
-from engine.progress import progress
-from engine.state import save
-from engine.stopping import StopRequest
-from engine.testing import test_epoch
+from engine.logs import Log, duration, progress
+from engine.optim import autocast
+from engine.processes import StopRequest
+from engine.state import name_best, save
+from feeders.feeder import ClipBatch
+from heads.head import Moment, Ranks
+
+LINE = 120
+"""Characters of an epoch's line at most."""
 
 
 def train(run: Experiment, log: Log) -> None:
-    """Train and test epoch by epoch until `optim.epochs`; a run that was interrupted goes on where it was.
+    """Train and test epoch by epoch until `optim.epochs`, from wherever the run is.
 
     A trained epoch is saved before its test, so that nothing that happens during the test can lose it.
 
@@ -27,15 +41,25 @@ def train(run: Experiment, log: Log) -> None:
         NonFiniteLossError: numbers went wrong, before they reached a checkpoint.
         RunError: the disk refused the last checkpoint.
     """
-    counters, saved = run.counters, True
+    counters, config = run.counters, run.config
+    saved = counters.tested >= config.optim.epochs
     with StopRequest() as stop:
-        while counters.tested < run.config.optim.epochs:
+        while counters.tested < config.optim.epochs:
+            means, accuracy, written = None, None, False
             if counters.trained == counters.tested:
-                train_epoch(run, log, stop)
-                save(run, log)
-            improved = test_epoch(run, log, stop)
-            counters.tested = counters.trained
-            saved = save(run, log, best=improved)
+                means = train_epoch(run, log, stop)
+                written = save(run, log)
+            epoch = counters.trained
+            if test_due(config, epoch):
+                accuracy = test_epoch(run, log, stop)
+                if accuracy.top1 > counters.best_top1:
+                    if written or save(run, log):
+                        name_best(run, log)
+                    counters.best_epoch, counters.best_top1 = epoch, accuracy.top1
+            counters.tested = epoch
+            log.say(epoch_line(run, means, accuracy))
+            if epoch >= config.optim.epochs:
+                saved = save(run, log)
     if not saved:
         raise RunError(
             f"{run.folder.path}: the run is complete, but its last checkpoint could not be written; free some space "
@@ -43,12 +67,12 @@ def train(run: Experiment, log: Log) -> None:
         )
 
 
-def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> None:
-    """The steps of one epoch that are still to do.
+def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float]:
+    """The steps of one epoch that are still to do; returns the means of what they computed.
 
     Raises:
         StoppedError: a signal asked for it; the steps done are saved.
-        NonFiniteLossError: before the update that would have spoiled the weights.
+        NonFiniteLossError: before the update that would have made weights NaN or infinite.
     """
     config, counters, epoch = run.config, run.counters, run.counters.trained + 1
     steps, first = run.train_clips.num_batches(config.optim.batch_size), run.counters.step + 1
@@ -58,28 +82,173 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> None:
     started = saved_at = time.monotonic()
 
     batches = run.train_clips.epoch(epoch, config.optim.batch_size, first - 1, run.ranks.rank, run.ranks.size)
-    for step, batch in enumerate(progress(batches, f"epoch {epoch}/{config.optim.epochs}", steps, first - 1), first):
+    bar = progress(batches, f"epoch {epoch}/{config.optim.epochs}", steps, first - 1)
+    for number, batch in enumerate(bar, first):
         batch = batch.to(run.device)
-        tried = attempt(run, batch, epoch, step)
+        step = forward_backward(run, batch, Moment(epoch, number, steps))
+        run.loss_names = list(step.losses)
         wrong, stopping, due = run.ranks.any(
-            spoiled(run, tried), stop.asked is not None, _checkpoint_due(run, step, time.monotonic() - saved_at)
+            not is_finite(run, step),
+            stop.asked is not None,
+            _checkpoint_due(run, number, time.monotonic() - saved_at),
         )
         if wrong:
-            leave_out(run, log, tried, batch, epoch, step)
+            skip_step(run, log, step, batch)
         else:
-            update(run, tried, epoch, step)
-            _remember(run, log, tried, epoch, step, steps)
-        counters.step = step
-        if (stopping or due) and step < steps:
+            update(run, step)
+            _log_step(run, log, step)
+        counters.step = number
+        if not bar.disable:
+            pace = (number - first + 1) / (time.monotonic() - started)
+            left = duration(((config.optim.epochs - epoch + 1) * steps - number) / pace)
+            clips_per_second = pace * config.optim.batch_size
+            bar.set_postfix_str(
+                f"loss {float(step.loss):.3f}, {clips_per_second:.0f} clips/s, run ends in {left}", False
+            )
+        if (stopping or due) and number < steps:
             written = save(run, log)
             saved_at = time.monotonic()
             if stopping:
-                where = f"in epoch {epoch} after step {step} of {steps}"
+                where = f"in epoch {epoch} after step {number} of {steps}"
                 raise stop.error(where if written else f"{where}, which could not be saved")
 
-    _sum_up(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
+    means = _means_of_epoch(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
     run.schedule.step()
     counters.trained, counters.step, counters.skipped, run.sums = epoch, 0, 0, {}
+    return means
+
+
+class Step(NamedTuple):
+    """What a step computed.
+
+    losses: scalars by name, whose sum `loss` is trained. per_clip: cross entropies (N,). logits (N, K), labels (N,).
+    norm: of all gradients. undo: state that the step has changed already, as it was before; None unless
+    `optim.on_non_finite` is skip.
+    """
+
+    moment: Moment
+    losses: dict[str, Tensor]
+    loss: Tensor
+    per_clip: Tensor
+    logits: Tensor
+    labels: Tensor
+    norm: Tensor
+    undo: tuple[list[Tensor], list[Any]] | None
+
+
+def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
+    """Losses and gradients of this rank's clips; the mean over the ranks of either is that of the whole step.
+
+    Nothing but statistics of batch normalisation and the state of heads has changed when it returns.
+    """
+    undo = _undo_of(run) if run.config.optim.on_non_finite == "skip" else None
+    with autocast(run.device, run.config.optim):
+        logits, projected = run.forward(batch.x, batch.joints)
+        per_clip = cross_entropy(
+            logits.float(), batch.labels, reduction="none", label_smoothing=run.encoder.label_smoothing
+        )
+        losses = {"cross_entropy": per_clip.mean(), **run.encoder.own_losses(batch.labels)}
+    generator = _generator(run.device, run.config.seed, moment.epoch, moment.step)
+    frozen_logits, ranks = logits.detach().float(), Ranks.of(None)
+    for name, head in run.heads.items():
+        of_head = head.losses(projected[name], frozen_logits, batch.labels, batch.indices, moment, ranks, generator)
+        for taken in losses.keys() & of_head.keys():
+            raise RunError(f"{name}: its loss {taken!r} has the name of another one; give it a name of its own")
+        losses |= of_head
+    loss = torch.stack(list(losses.values())).sum()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimizer)
+    norm = get_total_norm([parameter.grad for parameter in _parameters(run) if parameter.grad is not None])
+    return Step(moment, losses, loss, per_clip, logits, batch.labels, norm, undo)
+
+
+def is_finite(run: Experiment, step: Step) -> bool:
+    """Whether loss, gradients and batch-norm statistics are finite on this rank.
+
+    Waits for the device: the price of weights that never become NaN. Gradients that overflow float16 are the scaler's
+    ordinary business and do not count.
+    """
+    checked = step.loss + get_total_norm(run.statistics, math.inf)
+    return bool(torch.isfinite(checked if run.scaler.is_enabled() else checked + step.norm))
+
+
+def update(run: Experiment, step: Step) -> None:
+    """Clip the gradients, change the weights and their average.
+
+    Raises:
+        NonFiniteLossError: float16 overflowed in too many steps in a row.
+    """
+    config = run.config.optim
+    if config.clip_norm is not None:
+        clip_grads_with_norm_(_parameters(run), config.clip_norm, step.norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    overflowed = run.scaler.is_enabled() and not torch.isfinite(step.norm)
+    run.counters.streak = run.counters.streak + 1 if overflowed else 0
+    if run.counters.streak >= config.max_skips:
+        raise NonFiniteLossError(
+            f"the gradients overflowed float16 in {run.counters.streak} steps in a row, up to epoch "
+            f"{step.moment.epoch}, step {step.moment.step}; lower optim.lr (now {run.schedule.get_last_lr()[0]:g}), or "
+            "use --optim.amp bf16 or off"
+        )
+    if run.average is not None and not overflowed:
+        run.average.update_parameters(run.encoder)
+
+
+def skip_step(run: Experiment, log: Log, step: Step, batch: ClipBatch) -> None:
+    """Undo a step whose numbers are not finite and say so, where `optim.on_non_finite` is skip.
+
+    Raises:
+        NonFiniteLossError: it is stop, or too many steps in a row were skipped.
+    """
+    config, counters = run.config.optim, run.counters
+    what, fix = _what_is_not_finite(run, step, batch), f"lower optim.lr (now {run.schedule.get_last_lr()[0]:g})"
+    fix = f"check these clips, {fix} or set optim.clip_norm"
+    counters.streak += 1
+    if config.on_non_finite == "stop":
+        raise NonFiniteLossError(f"{what}. No update was made; {fix}")
+    if counters.streak >= config.max_skips:
+        raise NonFiniteLossError(f"{what}. {counters.streak} steps in a row were skipped; {fix}")
+    counters.skipped += 1
+    run.scaler.update()  # closes the step for the scaler, which has seen its gradients
+    assert step.undo is not None
+    buffers, snapshots = step.undo
+    for buffer, before in zip(run.forward.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    for head, snapshot in zip(run.heads.values(), snapshots, strict=True):
+        head.restore(snapshot)
+    log.say(f"WARNING: {what}. This step is skipped; {fix}")
+
+
+def epoch_line(run: Experiment, means: dict[str, float] | None, accuracy: Accuracy | None) -> str:
+    """An epoch in one line of at most 120 characters: losses, accuracies in training and test, pace.
+
+    Args:
+        means: what `train_epoch` returned; None where an earlier process trained the epoch.
+        accuracy: None where the epoch was not tested.
+    """
+    counters, epochs = run.counters, run.config.optim.epochs
+    head = f"epoch {counters.trained:>{len(str(epochs))}}/{epochs}"
+    ends = []
+    if means is not None and "top1" in means:
+        ends.append(f"train {means['top1']:.2f} %")
+    if accuracy is not None:
+        ends.append(f"test {accuracy.top1:.2f} % (best {counters.best_top1:.2f} @ {counters.best_epoch})")
+    if means is not None:
+        ends.append(f"{means['clips_per_second']:.0f} clips/s")
+    if means is None or "loss" not in means:
+        return "  ".join([head, *ends])
+    loss, ce = f"loss {means['loss']:.3f}", f"ce {means['cross_entropy']:.3f}"
+    others = {name: means[name] for name in run.loss_names if name != "cross_entropy"}
+    for terms in (
+        [ce, *(f"{name} {value:.3f}" for name, value in others.items())],
+        [ce, f"{len(others)} others {sum(others.values()):.3f}"],
+    ):
+        line = "  ".join([head, f"{loss} ({', '.join(terms)})" if others else loss, *ends])
+        if len(line) <= LINE:
+            break
+    return line
 
 
 def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:
@@ -88,57 +257,74 @@ def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:
     return (every is not None and step % every == 0) or (minutes is not None and seconds >= 60 * minutes)
 
 
+def _parameters(run: Experiment) -> list[nn.Parameter]:
+    return [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+
+
+def _generator(device: torch.device, *key: int) -> torch.Generator:
+    """A generator whose numbers depend on nothing but some integers, here seed, epoch and step."""
+    state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(state)
+
+
+def _undo_of(run: Experiment) -> tuple[list[Tensor], list[Any]]:
+    buffers = [buffer.clone() for buffer in run.forward.buffers()]
+    return buffers, [head.snapshot() for head in run.heads.values()]
+
+
+def _what_is_not_finite(run: Experiment, step: Step, batch: ClipBatch) -> str:
+    """What is NaN or infinite on any rank, where, and in which clips as far as the numbers tell."""
+    names = [run.train_clips.name_of(int(index)) for index in batch.indices]
+    # The square: a coordinate whose square overflows makes the variances of batch normalisation infinite.
+    bad = ~torch.isfinite(batch.x.square()).flatten(1).all(dim=1)
+    bad = bad if bad.any() else ~torch.isfinite(step.per_clip)
+    suspects = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
+    numbers = [f"{name} {float(value.detach()):.4g}" for name, value in step.losses.items()]
+    terms = ", ".join([*numbers, f"gradient norm {float(step.norm):.4g}"])
+    statistics_only = bool(torch.isfinite(step.loss + step.norm))
+
+    of_ranks = run.ranks.gather((suspects, names, terms, statistics_only))
+    suspects = [name for part in of_ranks for name in part[0]] or [name for part in of_ranks for name in part[1]]
+    terms = next((part[2] for part in of_ranks if part[0]), terms if run.ranks.first else of_ranks[0][2])
+    what = "a batch-norm statistic" if all(part[3] for part in of_ranks) else "the loss or its gradient"
+    listed = ", ".join(suspects[:8]) + (f" and {len(suspects) - 8} more" if len(suspects) > 8 else "")
+    where = f"epoch {step.moment.epoch}, step {step.moment.step}"
+    return f"{what} is not finite in {where} ({terms}); clips: {listed}"
+
+
 @torch.no_grad()
-def _remember(run: Experiment, log: Log, tried: Attempt, epoch: int, step: int, steps: int) -> None:
-    """Add the quantities of a step to the sums of its epoch, and log them if it is their turn."""
-    losses = tried.losses
-    now = {name: value.detach() for name, value in losses.terms.items()} | {"loss": losses.total.detach()}
-    now["top1"] = 100 * (losses.logits.argmax(dim=1) == tried.labels).float().mean()
-    if run.csre is not None:
-        now |= {f"active_{branch}": share for branch, share in run.csre.active_share.items()}
+def _log_step(run: Experiment, log: Log, step: Step) -> None:
+    """Add what a step computed to the sums of its epoch, and log it if it is its turn."""
+    now = {name: value.detach() for name, value in step.losses.items()} | {"loss": step.loss.detach()}
+    now["top1"] = 100 * (step.logits.argmax(dim=1) == step.labels).float().mean()
+    for head in run.heads.values():
+        now |= head.metrics()
     for name, value in now.items():
         run.sums[name] = run.sums[name] + value if name in run.sums else value.clone()
-    if step % run.config.log.every_steps == 0:
+    epoch, number, steps = step.moment
+    if number % run.config.log.every_steps == 0:
         means = run.ranks.mean(list(now.values()))
         numbers = {name: float(value) for name, value in zip(now, means, strict=True)}
-        log.record("step", (epoch - 1) * steps + step, {"epoch": epoch, "step": step, **numbers})
+        log.record("step", (epoch - 1) * steps + number, {"epoch": epoch, "step": number, **numbers})
 
 
-def _sum_up(run: Experiment, log: Log, epoch: int, steps: int, pace: float) -> None:
-    """Log the means of an epoch; `pace` in steps per second."""
-    config, counted = run.config, max(steps - run.counters.skipped, 1)
+def _means_of_epoch(run: Experiment, log: Log, epoch: int, steps: int, pace: float) -> dict[str, float]:
+    """Log the means over the steps of an epoch that were not skipped, and return them; `pace` in steps per second."""
+    counted = max(steps - run.counters.skipped, 1)
     sums = run.ranks.mean(list(run.sums.values()))
     means = {name: float(value) / counted for name, value in zip(run.sums, sums, strict=True)}
-    learning_rate, clips_per_second = run.schedule.get_last_lr()[0], pace * config.optim.batch_size
-    log.record(
-        "train",
-        epoch,
-        {
-            "epoch": epoch,
-            **means,
-            "lr": learning_rate,
-            "skipped_steps": run.counters.skipped,
-            "clips_per_second": clips_per_second,
-            "peak_memory_mb": _peak_memory_mb(run.device),
-        },
-    )
-    terms = [name for name in means if name not in ("loss", "top1") and not name.startswith("active_")]
     if not means:
-        log.say(f"WARNING: no step of epoch {epoch} counted, all were left out")
-        return
-    log.say(
-        f"epoch {epoch}/{config.optim.epochs}: loss {means['loss']:.3f} "
-        f"({' + '.join(f'{name} {means[name]:.3f}' for name in terms)}), "
-        f"train top-1 {means['top1']:.2f} %, lr {learning_rate:g}, {clips_per_second:.0f} clips/s"
-        + "".join(f", {name.replace('_', ' ')} {share:.0%}" for name, share in means.items() if "active_" in name)
-    )
-    for branch in run.csre.active_share if run.csre is not None else ():
-        if means[f"active_{branch}"] == 0:
-            log.say(
-                f"WARNING: the {branch} contrast was active for no clip in epoch {epoch}: no clip had enough written "
-                "positives and negatives; lower csre.positives and csre.negatives, set csre.too_few to use, or raise "
-                "data.repeat"
-            )
+        log.say(f"WARNING: all steps of epoch {epoch} were skipped")
+    for section, head in run.heads.items():
+        for name in head.metrics():
+            if name.startswith("active_") and means.get(name) == 0:
+                what = name.removeprefix("active_")
+                log.say(f"WARNING: {section}: {what} acted on no clip in epoch {epoch}: {head.inactive_advice}")
+    means["clips_per_second"] = pace * run.config.optim.batch_size
+    facts: dict[str, Any] = {"lr": run.schedule.get_last_lr()[0], "skipped_steps": run.counters.skipped}
+    facts["peak_memory_mb"] = _peak_memory_mb(run.device)
+    log.record("train", epoch, {"epoch": epoch, **means, **facts})
+    return means
 
 
 def _peak_memory_mb(device: torch.device) -> float:

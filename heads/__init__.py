@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from heads.errors import HeadError
 
 if TYPE_CHECKING:
-    from heads.head import Moment, TrainingHead
+    from heads.head import Moment, Ranks, TrainingHead
 
-__all__ = ["HeadError", "Moment", "TrainingHead"]
+__all__ = ["HeadError", "Moment", "Ranks", "TrainingHead"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Moment", "TrainingHead"):
+    if name in ("Moment", "Ranks", "TrainingHead"):
         return getattr(importlib.import_module("heads.head"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

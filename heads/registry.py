@@ -38,11 +38,16 @@ HEADS = {
 """By section, in the order in which they are built."""
 
 
-def head_titles(sections: Mapping[str, Any]) -> list[str]:
-    """What tables call the heads that a configuration (its sections by name) switches on, such as `CSRE`."""
-    titles = [HEADS[name].title for name in HEADS if sections[name].enabled]
-    own = sections[OWN].name
-    return titles if own is None else [*titles, own.rpartition(":")[2]]
+def head_names(settings: Mapping[str, Any]) -> list[str]:
+    """The heads that settings (by dotted key) switch on: their sections, for a user's own one the name of its class."""
+    names = [name for name in HEADS if settings.get(f"{name}.enabled")]
+    own = settings.get(f"{OWN}.name")
+    return names if own is None else [*names, own.rpartition(":")[2]]
+
+
+def head_titles(settings: Mapping[str, Any]) -> list[str]:
+    """As `head_names`, in the words of tables, such as `CSRE`."""
+    return [HEADS[name].title if name in HEADS else name for name in head_names(settings)]
 
 
 def build_heads(sections: Mapping[str, Any], encoder: Encoder, labels: Tensor) -> dict[str, TrainingHead]:

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from engine.attempt import attempt, update
 from engine.config import resolve
 from engine.experiment import build
 from engine.schema import RunConfig, flatten
+from engine.train import forward_backward, update
 from feeders import BENCHMARKS, PackedStore
 from feeders.demo.actions import ACTIONS
 from feeders.demo.generator import perform, record
 from feeders.demo.people import draw_person, draw_take
 from graph import get_skeleton
+from heads import Moment
 from model import list_encoders
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -226,12 +227,12 @@ def test_one_training_step(path, packed):
     run.encoder.train()
     before = [parameter.detach().clone() for parameter in run.encoder.parameters()]
     batch = run.train_clips.feed(torch.arange(BATCH if config.csre.enabled else 2), epoch=0)
-    tried = attempt(run, batch, 1, 1)
-    update(run, tried, 1, 1)
+    step = forward_backward(run, batch, Moment(epoch=1, step=1, steps=1))
+    update(run, step)
 
-    assert torch.isfinite(tried.losses.total)
+    assert torch.isfinite(step.loss)
     branches = set(config.csre.branches) if config.csre.enabled else set()
-    assert {name for name in tried.losses.terms if name in ("spatial", "temporal", "global")} == branches
-    assert all(tried.losses.terms[branch] > 0 for branch in branches)
+    assert {name for name in step.losses if name in ("spatial", "temporal", "global")} == branches
+    assert all(step.losses[branch] > 0 for branch in branches)
     assert any(not torch.equal(old, new) for old, new in zip(before, run.encoder.parameters(), strict=True))
     assert all(torch.isfinite(parameter).all() for parameter in run.encoder.parameters())

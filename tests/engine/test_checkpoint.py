@@ -9,6 +9,7 @@ import resource
 import pytest
 import torch
 
+from common.files import WriteError
 from engine.checkpoint import load_checkpoint, name_also, prune, save_checkpoint
 from engine.errors import RunError
 
@@ -29,7 +30,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device"):
+    with pytest.raises(WriteError, match="No space left on device"):
         save_checkpoint(tmp_path / "a.pt", {"epoch": 2})
     assert load_checkpoint(tmp_path / "a.pt")["epoch"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

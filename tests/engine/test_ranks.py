@@ -141,7 +141,7 @@ def test_an_epoch_without_a_step_that_counts_ends_in_all(run):
     poisoned = ("--model.name", "tests.engine.tiny:PoisonedEncoder", "--model.options.poisoned", "[1,2,3,4,5,6]")
     _, codes, printed = run(2, "uncounted", *poisoned, "--optim.on_non_finite", "skip")
     assert codes == [0, 0], printed
-    assert "no step of epoch 1 counted" in printed[0]
+    assert "all steps of epoch 1 were skipped" in printed[0]
 
 
 def test_no_process_trains_on_without_its_parent(config, tmp_path):
@@ -151,9 +151,9 @@ def test_no_process_trains_on_without_its_parent(config, tmp_path):
     runner = subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert runner.stdout is not None
-        while "epoch 1:" not in (said := runner.stdout.readline()):
+        while "epoch    1/9999" not in (said := runner.stdout.readline()):
             assert said, "torchrun ended"
-        lock = config.parent / "runs/nw-ucla/orphans/.lock"
+        lock = config.parent / "runs/nw-ucla/orphans/.lock_holder"
         holder = int(re.search(r"process (\d+)", lock.read_text())[1])
         runner.kill()
         for _ in range(600):

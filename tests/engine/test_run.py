@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import engine.evaluate
 import engine.run
 import engine.state
-import engine.testing
 import engine.train
 from engine.checkpoint import load_checkpoint
 from engine.config import resolve
@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_in_its_folder(call, run_folder):
     } <= files
     assert any(name.startswith("tensorboard/") for name in files)
     results = json.loads((run_folder / "results.json").read_text())
-    assert (results["last"]["epoch"], results["benchmark"], results["csre"]) == (2, "nw-ucla", True)
+    assert (results["last"]["epoch"], results["benchmark"], results["heads"]) == (2, "nw-ucla", ["csre"])
     assert results["best"]["top1"] >= results["last"]["top1"]
     assert "last epoch" in done.out
     assert "best epoch *" in done.out
@@ -137,7 +137,7 @@ def test_a_longer_run_continues_bit_for_bit(call, run_folder):
     call("--optim.epochs", "4", "--name", "straight")
     call("--optim.epochs", "2")
     done = call("--optim.epochs", "4")
-    assert "going on after epoch 2" in done.out
+    assert "resuming after epoch 2" in done.out
     straight = load_checkpoint(run_folder.with_name("straight") / "checkpoints/last.pt")
     resumed = load_checkpoint(run_folder / "checkpoints/last.pt")
     assert equal(straight["training"], resumed["training"])
@@ -356,7 +356,7 @@ def test_the_encoder_starts_from_the_same_weights_with_and_without_csre(call):
     assert with_csre is not None
     assert without is not None
     one, other = build(with_csre.config), build(without.config)
-    assert other.csre is None
+    assert other.heads == {}
     assert equal(dict(one.encoder.state_dict()), dict(other.encoder.state_dict()))
 
 
@@ -431,12 +431,12 @@ def build_start(call) -> torch.Tensor:
 
 def test_an_epoch_that_is_worse_does_not_replace_the_best(call, run_folder, monkeypatch):
     accuracies = iter([30.0, 50.0, 40.0])
-    original = engine.testing.measure
+    original = engine.evaluate.measure
 
     def measured(logits, labels):
         return replace(original(logits, labels), top1=next(accuracies))
 
-    monkeypatch.setattr(engine.testing, "measure", measured)
+    monkeypatch.setattr(engine.evaluate, "measure", measured)
     monkeypatch.setattr(engine.run, "read_outcome", lambda _: {})
     call("--optim.epochs", "3")
     assert load_scores(run_folder / "scores_best.npz").epoch == 2

@@ -1,30 +1,30 @@
-"""The processes of one run: started by torchrun they train together, started alone the one does everything.
+"""The processes of one run, and the signals that stop them: started by torchrun they train together, else one does all.
 
 A rank is one process; each has a GPU of its own, or a share of the CPU. Only the first rank (0) writes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from engine.errors import OtherRankError, RunError
+from engine.errors import OtherRankError, RunError, StoppedError
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """This process among those of its run. `host` is the group for small things that live on the host."""
 
     rank: int = 0
@@ -106,13 +106,12 @@ def device_of(wanted: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join_ranks(wanted: str) -> Iterator[Ranks]:
+def join_processes(wanted: str) -> Iterator[Processes]:
     """Meet the other processes that torchrun started, if it did; `wanted` is `device` of the configuration."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield Processes()
         return
-    _end_with_parent()
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     device = device_of(wanted, local_rank)
     on_gpu = device.type == "cuda"
@@ -120,13 +119,34 @@ def join_ranks(wanted: str) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     try:
-        yield Ranks(rank, size, local_rank, dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD)
+        yield Processes(rank, size, local_rank, dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD)
     finally:
         dist.destroy_process_group()
 
 
-def _end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when torchrun ends without a word, so that no process trains on alone."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+class StopRequest:
+    """SIGTERM and SIGINT let a run finish its step and save: the first one is only noted in `asked`, a second one ends
+    the run at once. Used as a context manager; outside the main thread signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def error(self, where: str) -> StoppedError:
+        """The error that ends a run of which any rank was asked to stop."""
+        return StoppedError(self.asked or signal.SIGTERM, where)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.asked is not None:
+            os._exit(128 + number)
+        self.asked = number
