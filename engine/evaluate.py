@@ -21,7 +21,7 @@ from engine.config import differing_keys
 from engine.errors import ForeignFileError, NonFiniteLossError, RunError
 from engine.experiment import Experiment
 from engine.logs import Log, progress
-from engine.optim import autocast
+from engine.optim import autocast, precision
 from engine.processes import Processes, StopRequest
 from engine.run_folder import RunFolder
 from engine.schema import EXECUTION_KEYS, OptimConfig, RunConfig, flatten
@@ -87,9 +87,10 @@ def predict(
     wrong = (~torch.isfinite(predicted).all(dim=1)).nonzero().flatten().tolist()
     if wrong:
         listed = ", ".join(feeder.name_of(index) for index in wrong[:8])
-        remedy = "check these clips" if config.amp == "off" else "use --optim.amp bf16 or off"
+        amp = precision(device, config)
+        remedy = "check these clips" if amp == "off" else "use --optim.amp bf16 or off"
         raise NonFiniteLossError(
-            f"with optim.amp {config.amp} the logits of {len(wrong)} test clips are NaN or infinite, such as {listed}; "
+            f"with optim.amp {amp} the logits of {len(wrong)} test clips are NaN or infinite, such as {listed}; "
             f"{remedy}"
         )
     return predicted.numpy()

@@ -33,7 +33,7 @@ from common.errors import UserError
 from common.files import ASIDE
 from common.yaml_files import read_yaml
 from engine.config import CONFIG_FILE, resolve
-from engine.records import read_records
+from engine.logs import read_records
 from engine.schema import EXECUTION_KEYS, flatten, leaves
 from model.registry import option_defaults
 
