@@ -15,8 +15,9 @@ from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.benchmarks.ntu import missing_from_recordings
 from feeders.choices import SPLITS, Split
 from feeders.errors import BadClip, DataError, counted, reading
-from feeders.formats import ARRAYS, NPZ, PYSKL, Format, find_format
+from feeders.formats import ARRAYS, NPZ, ORIGINAL, PYSKL, Format, find_format
 from feeders.readers.collector import Reading
+from feeders.readers.original import owner_at
 from feeders.readers.pyskl import fitting_benchmark
 from feeders.split import clips_of_side, split_clips
 from feeders.store import PackedStore
@@ -140,6 +141,8 @@ def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, Reading, Bench
         if not place.exists():
             raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
     found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
+    if benchmark is None and found is ORIGINAL:
+        return found.title, found.read(place, owner_at(place), SPLITS), None
     if benchmark is not None or found not in (NPZ, PYSKL, ARRAYS):
         return found.title, found.read(place, benchmark or BENCHMARKS["nw-ucla"], SPLITS), benchmark
     if found is ARRAYS:

@@ -12,6 +12,7 @@ from feeders.demo.cache import open_demo
 from feeders.errors import DataError, reading
 from feeders.readers.collector import Reading
 from feeders.readers.nw_ucla import read_nw_ucla
+from feeders.readers.original import original_of, read_original
 from feeders.readers.own_arrays import read_own_arrays
 from feeders.readers.published_npz import read_published_npz
 from feeders.readers.pyskl import read_pyskl
@@ -31,6 +32,7 @@ NW_UCLA = Format("folder of NW-UCLA clips (.json)", lambda place, benchmark, spl
 ARRAYS = Format("folder of arrays (.npy) with a table (.csv)", read_own_arrays)
 NPZ = Format("published arrays (.npz)", read_published_npz)
 PYSKL = Format("PYSKL annotations (.pkl)", read_pyskl)
+ORIGINAL = Format("original files of a benchmark (folder or .zip)", read_original)
 
 BY_SUFFIX = {".h5": STORE, ".hdf5": STORE, ".npz": NPZ, ".pkl": PYSKL, ".pickle": PYSKL}
 BY_CONTENT = {"*.json": NW_UCLA, "*.csv": ARRAYS, "*.npy": ARRAYS}
@@ -58,7 +60,10 @@ def _find(place: Path, benchmark: Benchmark) -> Format:
         )
     if place.suffix in BY_SUFFIX:
         return BY_SUFFIX[place.suffix]
-    raise _unknown(place, raw=place.suffix in (".skeleton", ".zip"))
+    raw = place.match("*.skeleton") or place.match("nturgb*.zip")
+    if place.suffix == ".zip" and not raw and original_of(place):
+        return ORIGINAL
+    raise _unknown(place, raw)
 
 
 def _of_folder(place: Path, benchmark: Benchmark) -> Format:
@@ -67,6 +72,8 @@ def _of_folder(place: Path, benchmark: Benchmark) -> Format:
         if next(place.glob(pattern), None):
             return known
     raw = any(next(place.glob(pattern), None) for pattern in RAW)
+    if not raw and original_of(place):
+        return ORIGINAL
     if benchmark.name == "nw-ucla" and not raw:
         return NW_UCLA  # whose reader says where such clips may be
     raise _unknown(place, raw)
@@ -78,5 +85,5 @@ def _unknown(place: Path, raw: bool) -> DataError:
             f"{place}: raw clips of NTU RGB+D; make a packed store of them first: "
             f"python data/prepare_ntu.py --raw {place} --dataset ntu60"
         )
-    known = ", ".join(dict.fromkeys(known.title for known in (*BY_SUFFIX.values(), *BY_CONTENT.values())))
+    known = ", ".join(dict.fromkeys(known.title for known in (*BY_SUFFIX.values(), *BY_CONTENT.values(), ORIGINAL)))
     return DataError(f"{place}: of an unknown format; known are: {known}")

@@ -10,14 +10,19 @@ from pathlib import Path
 
 from feeders.benchmarks.benchmark import REPOSITORY, Benchmark, SplitRule
 from feeders.benchmarks.demo import DEMO
+from feeders.benchmarks.msr_action3d import MSR_ACTION3D
 from feeders.benchmarks.ntu import NTU_PROTOCOLS, NTU_STORES
 from feeders.benchmarks.nw_ucla import NW_UCLA
 from feeders.benchmarks.own import read_own_benchmark
+from feeders.benchmarks.sbu import SBU_FOLDS
+from feeders.benchmarks.utkinect import UTKINECT
 from feeders.errors import DataError, unknown_choice
 
 __all__ = ["BENCHMARKS", "NTU_STORES", "REPOSITORY", "Benchmark", "SplitRule", "benchmark_name", "get_benchmark"]
 
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (DEMO, NW_UCLA, *NTU_PROTOCOLS)}
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark for benchmark in (DEMO, NW_UCLA, *NTU_PROTOCOLS, MSR_ACTION3D, UTKINECT, *SBU_FOLDS)
+}
 
 
 def benchmark_name(benchmark: str) -> str:

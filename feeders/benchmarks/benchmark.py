@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from feeders.benchmarks.original import Original
 from feeders.choices import Origin, SecondPerson, Split, Transforms
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -73,6 +74,8 @@ class Benchmark:
     """How many clips of each class the whole data set has, both sides together; None where that is not known."""
     missing: frozenset[str] = frozenset()
     """Names of clips that are known to be unusable and that published results leave out."""
+    original: Original | None = None
+    """How the original files of the data set are read; None where `feeders.formats` knows them otherwise."""
     dataset: str = ""
     """The data set, where several benchmarks share it."""
     protocol: str = ""

@@ -23,7 +23,9 @@ from heads import Moment
 from model import list_encoders
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
-RUNS = sorted(path for benchmark in BENCHMARKS for path in (CONFIG / benchmark).glob("*.yaml"))
+FOLDERS = {name.partition("-fold")[0] for name in BENCHMARKS}
+"""One for every benchmark; the folds of a data set share one."""
+RUNS = sorted(path for folder in FOLDERS for path in (CONFIG / folder).glob("*.yaml"))
 FRAGMENTS = sorted((*(CONFIG / "base").glob("*.yaml"), *(CONFIG / "ablation").glob("*.yaml")))
 PUBLISHED = ("demo", "nw-ucla", "ntu60-xsub", "ntu60-xview", "ntu120-xsub", "ntu120-xset")
 """The benchmarks of the CSRE paper and the demo: every encoder is ready to train on them."""
@@ -62,7 +64,7 @@ def case(path: Path) -> str:
 
 
 def test_the_folders_are_the_benchmarks_and_the_fragments():
-    assert {folder.name for folder in CONFIG.iterdir()} == {"base", "ablation", *BENCHMARKS}
+    assert {folder.name for folder in CONFIG.iterdir()} == {"base", "ablation", *FOLDERS}
 
 
 @pytest.mark.parametrize("benchmark", PUBLISHED)
@@ -71,11 +73,17 @@ def test_every_encoder_has_a_file_with_and_without_csre(benchmark):
     assert expected <= {path.stem for path in (CONFIG / benchmark).iterdir()}
 
 
+@pytest.mark.parametrize("benchmark", ["msr-action3d", "utkinect", "sbu"])
+def test_the_small_benchmarks_have_two_encoders_with_and_without_csre(benchmark):
+    expected = {f"{encoder}{csre}_joint" for encoder in ("hcn", "ctrgcn") for csre in ("_csre", "")}
+    assert {path.stem for path in (CONFIG / benchmark).iterdir()} == expected
+
+
 @pytest.mark.parametrize("path", RUNS, ids=case)
 def test_a_configuration_is_what_its_name_says(path):
     config = config_of(path)
     assert config.name == path.stem
-    assert config.data.benchmark == path.parent.name
+    assert config.data.benchmark.partition("-fold")[0] == path.parent.name
     assert path.stem.endswith(f"_{config.data.stream}")
     assert path.stem.startswith(config.model.name)
     assert ("_csre_" in path.stem) == config.csre.enabled

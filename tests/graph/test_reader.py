@@ -66,7 +66,7 @@ def test_a_file_is_read_anew(read):
         ("root: palm", "root: palm\nroot: wrist", ".*'root' is there more than once"),
         ("name: hand", "name: [hand]", "name: a list .* where a name"),
         ("[wrist, palm,", "[wrist, wrist, palm,", "joints: 'wrist' is there more than once"),
-        ("[wrist, palm,", "[no, palm,", r"joints: a truth value \(False\) where a name .*quotes"),
+        ("[wrist, palm,", "[true, palm,", r"joints: a truth value \(True\) where a name .*quotes"),
         ("joints: [wrist, palm, thumb, index finger]", "joints: 25", "joints: a value of type int .* where a list"),
         ("wrist: palm,", "", "parents: 'wrist' is without a parent"),
         ("wrist: palm,", "wrist: pam,", r"parents.wrist: there is no joint 'pam' \(did you mean 'palm'"),
