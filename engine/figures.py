@@ -70,6 +70,13 @@ def worst_pairs(confusion: np.ndarray, number: int = WORST) -> list[Pair]:
     ]
 
 
+def confused_classes(confusion: np.ndarray) -> list[int]:
+    """Up to 20 classes to show together: all if there are no more, else those of the worst pairs."""
+    if len(confusion) <= FEW:
+        return list(range(len(confusion)))
+    return list(dict.fromkeys(index for pair in worst_pairs(confusion) for index in (pair.true, pair.predicted)))[:FEW]
+
+
 def cluster_order(confusion: np.ndarray) -> np.ndarray:
     """The classes (K,) in an order that puts those that are confused with each other side by side."""
     share = np.nan_to_num(percent_of_class(confusion)) / 100
@@ -215,15 +222,9 @@ def draw_tsne(
     classes: Sequence[str],
     title: str,
     path: Path,
-    chosen: Sequence[int] | None = None,
+    chosen: Sequence[int],
 ) -> None:
-    """A t-SNE embedding (n, 2), coloured by class; the classes that are not `chosen` are grey.
-
-    Of more than 20 classes some should be chosen; without, those with the most clips are.
-    """
-    if chosen is None:
-        counts = np.bincount(labels, minlength=len(classes))
-        chosen = sorted(np.argsort(-counts, kind="stable")[:FEW].tolist())
+    """A t-SNE embedding (n, 2), coloured by class; the classes that are not `chosen` are grey."""
     with _figure(path, 1, 1, size=(8, 5.5)) as (figure, ((axes,),)):
         figure.suptitle(title, x=0.01, ha="left")
         others = ~np.isin(labels, chosen)

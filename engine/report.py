@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from sklearn.manifold import TSNE
 
-from engine.evaluate import Outcome, pooled_features
+from engine.evaluate import Accuracy, Outcome, pooled_features
 from engine.experiment import Experiment
-from engine.figures import draw_confusion, draw_curves, draw_per_class, draw_tsne
+from engine.figures import add_to_tensorboard, confused_classes, draw_confusion, draw_curves, draw_per_class, draw_tsne
 from engine.logs import Log, read_records
+from engine.report_page import PAGE, write_page
 from engine.run_folder import RunFolder
 from engine.schema import flatten
 from feeders.benchmarks import benchmark_name
@@ -34,8 +35,12 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
             draw_curves(records, title, figures / "curves.png")
     if run.config.log.tsne_clips:
         selection = "last" if "last" in outcome else "test"  # what the encoder holds
-        _embed(run, folder, log, f"{title}, {_weights(selection, outcome[selection][0])}")
-    log.say(f"everything of this run is in {folder.path}")
+        epoch, accuracy = outcome[selection]
+        _embed(run, folder, log, accuracy, f"{title}, {_weights(selection, epoch)}")
+    if run.config.log.figures:
+        add_to_tensorboard(figures, folder.path / "tensorboard", step=run.counters.tested)
+    write_page(folder.path)
+    log.say(f"everything of this run is in {folder.path}; open {PAGE} there first")
 
 
 def describe(run: Experiment) -> str:
@@ -90,7 +95,7 @@ def _weights(selection: str, epoch: int | None) -> str:
     return f"given weights of epoch {epoch}" if selection == "test" else f"{selection} epoch {epoch}"
 
 
-def _embed(run: Experiment, folder: RunFolder, log: Log, title: str) -> None:
+def _embed(run: Experiment, folder: RunFolder, log: Log, accuracy: Accuracy, title: str) -> None:
     """t-SNE of the pooled features of test clips, from the weights that were tested last."""
     clips = run.config.log.tsne_clips
     log.say(f"computing the t-SNE of {min(clips, len(run.test_clips))} test clips")
@@ -103,4 +108,5 @@ def _embed(run: Experiment, folder: RunFolder, log: Log, title: str) -> None:
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
     np.savez(folder.path / "tsne.npz", points=points, labels=labels)
     if run.config.log.figures:
-        draw_tsne(points, labels, run.test_clips.class_names, title, folder.path / "figures" / "tsne.png")
+        chosen, path = confused_classes(accuracy.confusion), folder.path / "figures" / "tsne.png"
+        draw_tsne(points, labels, run.test_clips.class_names, title, path, chosen)

@@ -51,6 +51,11 @@ def test_worst_pairs_are_ranked_by_the_share_of_their_class():
     assert figures.worst_pairs(np.eye(3)) == []
 
 
+def test_few_classes_are_shown_all_and_of_many_the_confused_ones():
+    assert figures.confused_classes(np.eye(20)) == list(range(20))
+    assert figures.confused_classes(many_classes().confusion) == [5, 77]
+
+
 def test_confused_classes_come_to_lie_side_by_side():
     order = figures.cluster_order(many_classes().confusion).tolist()
     assert sorted(order) == list(range(120))
@@ -81,7 +86,7 @@ def test_confusion_of_many_classes_names_the_confused_ones_alone(drawn, tmp_path
 
 
 def test_png_has_200_dpi_and_lies_beside_a_pdf(tmp_path):
-    figures.draw_tsne(np.zeros((2, 2)), np.array([0, 1]), names(2), "", tmp_path / "t.png")
+    figures.draw_tsne(np.zeros((2, 2)), np.array([0, 1]), names(2), "", tmp_path / "t.png", [0, 1])
     with Image.open(tmp_path / "t.png") as image:
         assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
     assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
