@@ -153,7 +153,12 @@ def computed(values: dict[str, Any]) -> dict[str, Any]:
 
 def settings_of_command(command: str) -> dict[str, Any]:
     """What a command `python main.py --config ...` computes by today's configuration files."""
-    return computed(_resolved(tuple(shlex.split(command)[2:])))
+    return settings_of_words(shlex.split(command)[2:])
+
+
+def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
+    """The same for the words after `main.py`; ConfigError for words that it would refuse."""
+    return computed(_resolved(tuple(words)))
 
 
 def command_of(config: str, values: dict[str, Any]) -> str:
@@ -167,12 +172,20 @@ def command_of(config: str, values: dict[str, Any]) -> str:
     return shlex.join(["python", "main.py", *files, *words])
 
 
-def standard_config(benchmark: str, encoder: str, heads: Sequence[str], stream: str) -> str | None:
-    """The configuration file of the published recipe, relative to the repository, if there is one."""
-    for end in dict.fromkeys((stream, "joint")):
-        file = f"config/{benchmark}/{'_'.join([encoder, *heads, end])}.yaml"
-        if (REPOSITORY / file).exists():
-            return file
+def standard_words(benchmark: str, encoder: str, heads: Sequence[str], stream: str) -> list[str] | None:
+    """The words after `main.py` that start the published recipe; None where the project has none.
+
+    A head without configuration files of its own is switched on over the plain encoder.
+    """
+    for with_file in (list(heads), []):
+        for end in dict.fromkeys((stream, "joint")):
+            file = f"config/{benchmark}/{'_'.join([encoder, *with_file, end])}.yaml"
+            if (REPOSITORY / file).exists():
+                words = ["--config", file]
+                words += [] if end == stream else ["--data.stream", stream]
+                for head in heads if not with_file else ():
+                    words += [f"--{head}.enabled", "true"]
+                return words
     return None
 
 

@@ -1,0 +1,247 @@
+"""The paper's tables and the table of all runs, from records made by hand; the README holds the latter."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import statistics
+
+import pytest
+
+from engine.schema import leaves
+from tests.documents import read
+from tools.runs import command_of, load_records, settings_of_words, standard_words
+from tools.tables import (
+    ENCODERS,
+    MARKERS,
+    PAPER,
+    TITLES,
+    Query,
+    accuracy_table,
+    command_for,
+    find,
+    formatted,
+    levels,
+    main,
+    readme_with,
+    runs_table,
+    spread,
+    table,
+)
+
+DEFAULTS = {key: leaf.default for key, leaf in leaves().items()}
+
+
+def run(seed=1, last=90.0, best=91.0, encoder="ctrgcn", heads=(), stream="joint", benchmark="nw-ucla", **settings):
+    words = standard_words(benchmark, encoder, heads, stream)
+    values = settings_of_words(words) | {"seed": seed} | settings
+    return {
+        "kind": "run",
+        "name": f"{encoder}_{'_'.join(heads)}_{stream}_{seed}_{settings}",
+        "benchmark": benchmark,
+        "encoder": encoder,
+        "heads": list(heads),
+        "stream": stream,
+        "seed": seed,
+        "epochs": values["optim.epochs"],
+        "command": command_of(words[1], values),
+        "settings": {key: value for key, value in values.items() if value != DEFAULTS[key]},
+        "last": {"epoch": 65, "top1": last},
+        "best": {"epoch": 60, "top1": best},
+        "classes": {"a": [10, 7, 7], "b": [10, 9, 9]},
+        "wall_seconds": 650.0,
+        "peak_memory_mb": 2500.0,
+        "machine": {"device": "H100"},
+    }
+
+
+def row_of(rows, **cells: object):
+    head, *rest = rows
+    found = [dict(zip(head, row, strict=True)) for row in rest]
+    (row,) = [row for row in found if all(row[key] == value for key, value in cells.items())]
+    return row
+
+
+def test_ours_is_the_mean_over_seeds_beside_the_papers_number():
+    records = [run(seed, last, best) for seed, last, best in ((1, 93.0, 94.0), (2, 94.0, 95.0), (3, 92.0, 95.4))]
+    row = row_of(table("3", records, "", ""), run="CTR-GCN", input="J")
+    assert (row["paper"], row["last"], row["seeds"]) == ("94.6", "93.00 ± 1.00", "3")
+    assert row["best"] == f"{statistics.mean([94, 95, 95.4]):.2f} ± {statistics.stdev([94, 95, 95.4]):.2f}"
+    assert row["difference"] == "+0.20"
+    assert row["to fill it"] == ""
+
+
+def test_only_runs_of_the_recipe_count_in_any_precision():
+    records = [
+        run(1, best=90.0, **{"optim.amp": "bf16"}),
+        run(2, best=80.0, **{"optim.epochs": 7}),
+        run(3, best=70.0, benchmark="ntu60-xsub"),
+        run(4, best=60.0, heads=("csre",)),
+        run(5, best=50.0, stream="bone"),
+    ]
+    assert find(records, Query("nw-ucla", "ctrgcn"))["best"] == [90.0]
+    assert find(records, Query("nw-ucla", "ctrgcn", "csre"))["best"] == [60.0]
+    assert find(records, Query("nw-ucla", "ctrgcn", "", "B"))["best"] == [50.0]
+
+
+def test_ablations_are_told_apart_by_their_settings():
+    records = [
+        run(1, best=90.0, heads=("csre",)),
+        run(1, best=91.0, heads=("csre",), **{"csre.branches": ["global"]}),
+        run(1, best=92.0, heads=("csre",), **{"csre.negatives.random": 0}),
+        run(1, best=93.0, heads=("csre",), **{"csre.positives.hard": 0, "csre.positives.random": 128}),
+    ]
+    fifth, sixth = (table(number, records, "nw-ucla", "ctrgcn") for number in "56")
+    assert [row[1] for row in fifth[1:]] == ["CTR-GCN", "CSRE S", "CSRE T", "CSRE G", "CSRE S+T+G", "CSRE S+T"]
+    assert row_of(fifth, run="CSRE G")["best"] == "91.00"
+    assert row_of(fifth, run="CSRE S+T")["best"] == "90.00"
+    assert row_of(sixth, run="positives H, negatives R+H")["best"] == "90.00"
+    assert row_of(sixth, run="positives H, negatives H")["best"] == "92.00"
+    assert row_of(sixth, run="positives R, negatives R+H")["best"] == "93.00"
+    assert len(sixth) == 1 + 7
+
+
+def test_fused_runs_count_if_all_their_members_are_of_the_recipe():
+    joint, bone, short = run(1), run(1, stream="bone"), run(1, stream="bone", **{"optim.epochs": 7})
+
+    def fused(second, name="equal"):
+        return {
+            "kind": "ensemble",
+            **{key: joint[key] for key in ("benchmark", "encoder", "heads", "seed")},
+            "name": "fused",
+            "streams": ["joint", "bone"],
+            "selection": "last",
+            "top1": 95.0,
+            "weights": {"name": name, "values": [1, 1]},
+            "members": [{"run": joint["name"]}, {"run": second["name"]}],
+        }
+
+    query = Query("nw-ucla", "ctrgcn", "", "2S")
+    assert find([joint, bone, fused(bone)], query)["last"] == [95.0]
+    assert find([joint, bone, short, fused(short)], query)["last"] == []
+    assert find([joint, bone, fused(bone, "tuned on test labels")], query)["last"] == []
+    assert row_of(runs_table([joint, bone, fused(bone)]), run="CTR-GCN, weights equal")["last"] == "95.00"
+
+
+@pytest.mark.parametrize("number", "12345678")
+def test_every_empty_row_says_a_command_that_main_would_take(number):
+    rows = table(number, [], "ntu120-xsub", "ctrgcn")
+    assert len(rows) > 2
+    for row in rows[1:]:
+        command = row[-1]
+        if command.startswith("python ensemble.py "):
+            assert command.endswith("--output fused.json && python tools/record.py fused.json")
+        else:
+            words = shlex.split(command)
+            assert words[:2] == ["python", "main.py"]
+            settings_of_words(words[2:])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query("nw-ucla", "ctrgcn", "csre", "B"),
+        Query("nw-ucla", "hyperformer", "csre", "B"),
+        Query("ntu120-xsub", "ctrgcn", "fr_head"),
+        Query("ntu120-xsub", "ctrgcn", "csre", "J", {"csre.branches": ["spatial"]}, "CSRE S"),
+    ],
+)
+def test_a_run_of_that_command_fills_the_row(query):
+    words = shlex.split(command_for(query))[2:]
+    values = settings_of_words(words)
+    made = run(1, encoder=query.encoder, heads=[query.head], benchmark=query.benchmark)
+    made |= {"stream": values["data.stream"], "settings": {k: v for k, v in values.items() if v != DEFAULTS[k]}}
+    assert find([made], query)["best"] == [91.0]
+
+
+def test_table_7_groups_classes_by_the_baseline():
+    baseline = {
+        "a": [10, 7, 0],
+        "b": [40, 31, 0],
+        "c": [10, 8, 0],
+        "d": [20, 18, 0],
+        "e": [10, 10, 0],
+        "none": [0, 0, 0],
+    }
+    other = {"a": [10, 9, 0], "b": [40, 30, 0], "c": [10, 9, 0], "d": [20, 19, 0], "e": [10, 9, 0], "none": [0, 0, 0]}
+    found = levels(baseline, other)
+    assert found["hard"] == pytest.approx((2, 50, (70 + 77.5) / 2, (90 + 75) / 2, 100 * 38 / 50, 100 * 39 / 50))
+    assert found["medium"] == pytest.approx((2, 30, 85, (90 + 95) / 2, 100 * 26 / 30, 100 * 28 / 30))  # 80 and 90 %
+    assert found["easy"] == pytest.approx((1, 10, 100, 90, 100, 90))
+
+
+def test_table_7_pairs_runs_by_seed():
+    records = [run(1), run(2), run(2, heads=("csre",))]
+    rows = table("7", records, "", "")
+    assert [row[1] for row in rows[1:]] == ["CTR-GCN, joint, seed 2"] * 3
+
+
+def test_table_8_has_the_cost_of_an_epoch():
+    row = row_of(table("8", [run(1, benchmark="ntu120-xsub")], "", ""), run="CTR-GCN")
+    assert (row["paper GB"], row["paper min/epoch"], row["device"]) == ("11.5", "19.9", "H100")
+    assert (row["GB"], row["min/epoch"]) == ("2.5", f"{650 / 60 / 65:.1f}")
+
+
+def test_all_runs_stand_in_one_table_with_the_command_that_repeats_them():
+    records = [run(seed, best=best, **{"optim.amp": "bf16"}) for seed, best in ((1, 90.0), (2, 92.0))]
+    records.append(run(1, heads=("csre",), **{"csre.temperature": 0.5}))
+    rows = runs_table(records)
+    plain = row_of(rows, run="CTR-GCN")
+    assert (plain["best"], plain["seeds"], plain["precision"], plain["paper"]) == (
+        "91.00 ± 1.41",
+        "1,2",
+        "bf16",
+        "94.6",
+    )
+    words = "--config config/nw-ucla/ctrgcn_joint.yaml --with optim.amp=bf16 --seeds 1,2"
+    assert plain["command"] == f"python tools/sweep.py {words}"
+    other = row_of(rows, run="CTR-GCN + CSRE, csre.temperature 0.5")
+    assert "--with csre.temperature=0.5" in other["command"]
+    assert other["paper"] == ""
+
+
+def test_formats():
+    rows = [["run", "best", "never"], ["A & B", "91.00 ± 1.00", ""], ["python x", "5 %", ""]]
+    assert formatted(rows, "text").splitlines()[2] == "A & B     91.00 ± 1.00"
+    assert formatted(rows, "markdown").splitlines()[1:] == [
+        "|---|---|",
+        "| A & B | 91.00 ± 1.00 |",
+        "| `python x` | 5 % |",
+    ]
+    assert list(csv.reader(io.StringIO(formatted(rows, "csv")))) == rows
+    latex = formatted(rows, "latex")
+    assert r"A \& B & 91.00 $\pm$ 1.00 \\" in latex
+    assert r"5 \% \\" in latex
+
+
+def test_spread():
+    assert spread([]) == ""
+    assert spread([90.0]) == "90.00"
+    assert spread([90.0, 92.0]) == "91.00 ± 1.41"
+
+
+def test_papers_numbers_are_of_known_runs():
+    assert {key[1] for key in PAPER} <= ENCODERS.keys()
+    rows = [row for number in "123" for row in table(number, [], "", "")[1:]]
+    shown = [row[3] for row in rows if row[3]]
+    assert len(shown) == len(PAPER) - 1  # SkeletonGCL's is in Table 4
+    assert accuracy_table([], [Query("ntu120-xsub", "ctrgcn", "skeleton_gcl")])[1][3] == "85.6"
+
+
+def test_the_command(tmp_path, capsys):
+    words = ["--results", str(tmp_path), "--work_dir", str(tmp_path)]
+    assert main(["3", *words]) == 0
+    assert "Table 3: NW-UCLA" in capsys.readouterr().out
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert all(f"Table {number}: " in out for number in TITLES)
+    assert main(["9", *words]) == 2
+    assert "table 9: name some of 1 to 8, or runs" in capsys.readouterr().err
+
+
+def test_the_readme_holds_the_table_of_all_records():
+    """`python tools/tables.py runs --readme` makes it anew."""
+    readme = read("README.md")
+    assert readme == readme_with(readme, formatted(runs_table(load_records()), "markdown"))
+    assert MARKERS[0] in readme
