@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import main
-from feeders import PackedStore, get_benchmark, open_store
+from feeders import BENCHMARKS, PackedStore, get_benchmark, open_store
 from feeders.benchmarks.own import DEFAULTS, REQUIRED
 from feeders.choices import PLACEMENTS
 from feeders.readers.published_npz import read_published_npz
+from graph import get_skeleton
 from tests.documents import REPOSITORY, code_block, read, section, table
 
 GUIDE = read("docs/data.md")
@@ -94,6 +95,20 @@ def test_every_field_of_the_store_is_listed(tmp_path):
     with h5py.File(tmp_path / "a.h5") as file:
         assert listed == {*file.attrs, *(set(file) - {"metadata"}), "metadata/<column>"}
         assert str(file.attrs["version"]) == rows["attribute `version"]["content"]
+
+
+def test_every_benchmark_is_listed_with_its_numbers():
+    rows = table(section(GUIDE, "Benchmarks"))
+    assert list(rows) == list(BENCHMARKS)
+    for name, row in rows.items():
+        benchmark = BENCHMARKS[name]
+        clips = benchmark.expected_clips
+        assert row["training + test clips"] == f"{clips['train']} + {clips['test']}"
+        assert row["classes"] == str(benchmark.num_classes)
+        joints = get_skeleton(benchmark.skeleton).num_joints
+        assert row["joints, persons"] == f"{joints}, {benchmark.num_persons}"
+        if name != "demo":
+            assert row["usual place (`data.path`)"] == f"`{benchmark.default_path}`"
 
 
 def test_every_placement_and_key_is_listed():
