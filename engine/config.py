@@ -20,7 +20,7 @@ from common.files import ASIDE
 from common.words import did_you_mean
 from common.yaml_files import YamlError, parse_yaml, read_yaml
 from engine.errors import ConfigError
-from engine.schema import EXECUTION_KEYS, RunConfig, flatten, instantiate, leaves
+from engine.schema import EXECUTION_KEYS, RunConfig, contradictions, flatten, instantiate, leaves
 from engine.settings_pages import help_text
 from feeders.benchmarks import benchmark_name, get_benchmark
 from feeders.errors import DataError
@@ -359,23 +359,13 @@ def _check_together(resolved: Resolved) -> None:
         refuse(
             "model.name", f"unknown encoder {config.model.name!r}{nearest} (known: {known}, or package.module:Class)"
         )
-    for side in ("positives", "negatives"):
-        counts = getattr(config.csre, side)
-        if counts.hard + counts.random == 0:
-            refuse(f"csre.{side}.hard", f"without {side} there is nothing to contrast; raise it or csre.{side}.random")
-    if not config.csre.branches or len(set(config.csre.branches)) < len(config.csre.branches):
-        refuse("csre.branches", f"must name each branch once, and at least one, got {config.csre.branches}")
-    if config.optim.nesterov and config.optim.name == "sgd" and config.optim.momentum == 0:
-        refuse("optim.nesterov", "needs optim.momentum > 0; set optim.nesterov to false")
-    if config.optim.milestones != sorted(set(config.optim.milestones)):
-        refuse("optim.milestones", f"must be in increasing order, got {config.optim.milestones}")
+    for key, reason in contradictions(config):
+        refuse(key, reason)
     for key, file in {"weights": config.weights, "resume": config.resume}.items():
         if file not in (None, "auto", "never") and not Path(str(file)).is_file():
             alternatives = ", or auto or never" if key == "resume" else ""
             refuse(key, f"there is no file {file}; give a checkpoint{alternatives}")
     if config.data.path and config.data.benchmark != "demo" and not Path(config.data.path).expanduser().exists():
         refuse("data.path", f"there is nothing at {config.data.path}; name the folder or file of the clips")
-    if config.csre.denominator == "split" and config.csre.repeated_negatives == "once":
-        refuse("csre.repeated_negatives", "once has no meaning with csre.denominator split; use twice, or joint")
     if not re.fullmatch(r"[\w+=-][\w.+=-]*", str(config.name)) or ASIDE in str(config.name):
         refuse("name", f"{config.name!r} cannot name a run; use letters, digits and _+=-., without {ASIDE!r}")

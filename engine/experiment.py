@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from engine.config import run_path
 from engine.errors import ConfigError
 from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
 from engine.processes import Processes, device_of
@@ -29,6 +29,9 @@ from graph import get_skeleton
 from heads.head import TrainingHead
 from heads.registry import build_heads
 from model import Encoder, build_encoder
+
+CLIPS_FOR_BATCH_NORM = 16
+"""Clips of one process below which its batch normalisations estimate too little for a published recipe."""
 
 
 @dataclass
@@ -167,9 +170,9 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
     return Experiment(
         config=config,
         ranks=ranks,
-        folder=RunFolder(Path(config.work_dir) / benchmark.name / str(config.name)),
+        folder=RunFolder(run_path(config.work_dir, config.data.benchmark, str(config.name))),
         device=device,
-        remarks=opened.remarks,
+        remarks=(*opened.remarks, *remarks_on_ranks(config, ranks, encoder)),
         training_split=train_clips,
         test_clips=feeder(split="test"),
         encoder=encoder,
@@ -192,6 +195,18 @@ def _over_ranks(forward: TrainingForward, ranks: Processes, device: torch.device
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # A static graph admits parameters that never get a gradient, which some encoders have.
     return DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None, static_graph=True)
+
+
+def remarks_on_ranks(config: RunConfig, ranks: Processes, encoder: nn.Module) -> list[str]:
+    """A warning where batch normalisation sees so few clips that it is no longer the published training."""
+    clips = config.optim.batch_size // ranks.size
+    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules())
+    if ranks.size == 1 or clips >= CLIPS_FOR_BATCH_NORM or config.optim.sync_batchnorm or not normalises:
+        return []
+    return [
+        f"WARNING: batch normalisation sees {clips} clips in each of the {ranks.size} processes, fewer than the "
+        "published recipes; add --optim.sync_batchnorm true, or train one stream on each GPU"
+    ]
 
 
 def _check_ranks(config: RunConfig, ranks: Processes) -> None:

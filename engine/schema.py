@@ -7,6 +7,7 @@ reported at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from math import isfinite
 from types import UnionType
@@ -116,6 +117,13 @@ class OptimConfig:
         "stop", "what to do about a step with NaN or infinite numbers: stop the run, or leave the step out and say so"
     )
     max_skips: int = option(20, "steps left out in a row (fp16 overflows too) after which the run stops", at_least=1)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Key and reason of each value that does not go with the others."""
+        if self.nesterov and self.name == "sgd" and self.momentum == 0:
+            yield "nesterov", "needs optim.momentum > 0; set optim.nesterov to false"
+        if self.milestones != sorted(set(self.milestones)):
+            yield "milestones", f"must be in increasing order, got {self.milestones}"
 
 
 @dataclass
@@ -296,6 +304,15 @@ def leaves(schema: Any = RunConfig, prefix: str = "") -> dict[str, Leaf]:
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             found[key] = Leaf(hint, default, section=schema.__doc__ or "", **item.metadata)
     return found
+
+
+def contradictions(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Key and reason of each value that does not go with others of its section, where a section checks that."""
+    for key, reason in section.contradictions() if hasattr(section, "contradictions") else ():
+        yield prefix + key, reason
+    for item in fields(section):
+        if is_dataclass(value := getattr(section, item.name)):
+            yield from contradictions(value, f"{prefix}{item.name}.")
 
 
 def instantiate(values: dict[str, Any], schema: Any = RunConfig, prefix: str = "") -> Any:

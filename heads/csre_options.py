@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,11 @@ class PositivesOptions:
     hard: int = option(128, "positives with the lowest cosine similarity", at_least=0)
     random: int = option(0, "positives drawn uniformly", at_least=0)
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Key and reason of each value that does not go with the others."""
+        if self.hard + self.random == 0:
+            yield "hard", "without positives there is nothing to contrast; raise it or random"
+
 
 @dataclass
 class NegativesOptions:
@@ -22,6 +28,11 @@ class NegativesOptions:
 
     hard: int = option(512, "negatives with the highest cosine similarity", at_least=0)
     random: int = option(512, "negatives drawn uniformly", at_least=0)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Key and reason of each value that does not go with the others."""
+        if self.hard + self.random == 0:
+            yield "hard", "without negatives there is nothing to contrast; raise it or random"
 
 
 @dataclass
@@ -59,3 +70,10 @@ class CSREOptions:
     positives: PositivesOptions = field(default_factory=PositivesOptions)
     negatives: NegativesOptions = field(default_factory=NegativesOptions)
     bank: BankOptions = field(default_factory=BankOptions)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Key and reason of each value that does not go with the others."""
+        if not self.branches or len(set(self.branches)) < len(self.branches):
+            yield "branches", f"must name each branch once, and at least one, got {self.branches}"
+        if self.denominator == "split" and self.repeated_negatives == "once":
+            yield "repeated_negatives", "once has no meaning with csre.denominator split; use twice, or joint"

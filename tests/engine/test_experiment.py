@@ -1,0 +1,34 @@
+"""What building a run remarks on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from engine.experiment import remarks_on_ranks
+from engine.processes import Processes
+from engine.schema import OptimConfig, RunConfig
+
+NORMALISED, PLAIN = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Sequential(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "encoder", "sync", "warned"),
+    [
+        (64, 8, NORMALISED, False, True),
+        (64, 8, NORMALISED, True, False),
+        (64, 8, PLAIN, False, False),
+        (64, 4, NORMALISED, False, False),
+        (8, 1, NORMALISED, False, False),
+    ],
+)
+def test_few_clips_for_batch_normalisation_are_warned_of(batch_size, size, encoder, sync, warned):
+    config = RunConfig(optim=OptimConfig(batch_size=batch_size, sync_batchnorm=sync))
+    remarks = remarks_on_ranks(config, replace(Processes(), size=size), encoder)
+    assert bool(remarks) == warned
+    if warned:
+        assert remarks[0].startswith("WARNING")
+        assert f"{batch_size // size} clips" in remarks[0]
+        assert "--optim.sync_batchnorm true" in remarks[0]
