@@ -30,7 +30,6 @@ class FRHeadOptions:
         ["false_negatives", "false_positives"], "confused clips that refine; an empty list contrasts only (ablation)"
     )
     weight: float = option(0.1, "weight of the whole head beside the cross entropy", at_least=0)
-    stage_weights: StageWeights = field(default_factory=StageWeights)
     dim: int = option(256, "length D of the contrasted vectors and prototypes", at_least=1)
     temperature: float = option(0.125, "temperature of the contrast with the prototypes", above=0)
     alpha: float = option(0.125, "strength of the refinement (not used by version prototypes)", at_least=0)
@@ -40,3 +39,4 @@ class FRHeadOptions:
     )
     use_p_map: bool = option(True, "weigh the refinement of a clip by 1 - its probability of the true class")
     start_epoch: int = option(1, "first epoch whose loss has the head's part; before, only its state moves", at_least=1)
+    stage_weights: StageWeights = field(default_factory=StageWeights)
