@@ -105,8 +105,7 @@ class RefinedGraphConvolution(PublishedModule):
     def _refined_topology(self, x: Tensor) -> Tensor:
         """G of all skeletons and channels, transposed, skeletons in the order of x: (n * C_out, k * v, u)."""
         joints = self.topology.shape[-1]
-        pooled = x.sum(dim=3) * (1 / x.shape[3])  # the gradient of `mean` would be written out in the size of x
-        pairs = pointwise(pooled, self.relation).view(len(x), 2, SUBSETS, self.relation_channels, -1, joints)
+        pairs = pointwise(x.mean(dim=3), self.relation).view(len(x), 2, SUBSETS, self.relation_channels, -1, joints)
         targets, sources = pairs.unbind(1)  # each (b, k, r, n / b, V)
         difference = torch.tanh(targets.unsqueeze(-2) - sources.unsqueeze(-1)).flatten(-2)  # (..., v * u)
         # Two more relation channels make the product with the weights the whole sum: one for the bias, one for PA.
@@ -116,7 +115,7 @@ class RefinedGraphConvolution(PublishedModule):
         bias = self.alpha * self.refine_bias.unsqueeze(-1)
         weight = torch.cat([self.alpha * self.refine_weight, bias, torch.ones_like(bias)], dim=2)
         topology = torch.matmul(weight, relations).view(len(x), SUBSETS, -1, joints, joints)
-        return torch.cat(topology.unbind(1), dim=-2).flatten(0, 1)
+        return topology.transpose(1, 2).reshape(-1, SUBSETS * joints, joints)
 
     def published_names(self) -> dict[str, Source]:
         subsets = [f"convs.{k}" for k in range(SUBSETS)]
