@@ -12,7 +12,7 @@
     block(x) = ReLU( TemporalConvolution( AdaptiveGraphConvolution(x) ) + residual(x) ), over 9 frames
 
 Letters: N clips, M persons, n = N * M skeletons, C channels, E embedding channels, T frames, V joints, K classes; k one
-of the three subsets (self, inward, outward) of the graph; v the joint that gives, w the joint that receives.
+of the three subsets (self, inward, outward) of the graph; v the source joint, w the target joint.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class AGCN(TenBlockEncoder):
     """
 
     divisor = 4
+    relation_subsets = SUBSETS
 
     @staticmethod
     def graph_convolution(in_channels: int, out_channels: int, adjacency: Tensor) -> AdaptiveGraphConvolution:
@@ -46,6 +47,11 @@ class AGCN(TenBlockEncoder):
     @staticmethod
     def temporal_module(channels: int, stride: int) -> TemporalConvolution:
         return TemporalConvolution(channels, channels, KERNEL_FRAMES, stride)
+
+    def relations(self, images: Tensor) -> Tensor:
+        gcn = self.get_submodule("blocks.l10.gcn")
+        assert isinstance(gcn, AdaptiveGraphConvolution)
+        return gcn.relations(images)
 
 
 class AdaptiveGraphConvolution(PublishedModule):
@@ -87,12 +93,21 @@ class AdaptiveGraphConvolution(PublishedModule):
 
     def _topology(self, x: Tensor) -> Tensor:
         """G of all subsets: (n, k, v, w)."""
+        return self._similarity(x).softmax(dim=2) + (self.adjacency + self.learned)
+
+    def relations(self, x: Tensor) -> Tensor:
+        """Σ_e Σ_t a_k[v] b_k[w], without the division by their number: (n, k, v, w), float32 at least."""
+        similarity = self._similarity(x)
+        precise = torch.promote_types(similarity.dtype, torch.float32)
+        return similarity.to(precise) * (self.embedding_channels * x.shape[-1])
+
+    def _similarity(self, x: Tensor) -> Tensor:
+        """Σ_e Σ_t a_k[v] b_k[w] / (E T): (n, k, v, w)."""
         embeddings = self.embeddings(x).unflatten(1, (2, SUBSETS, self.embedding_channels))
-        giving, receiving = embeddings.unbind(1)  # each (n, k, E, V, T)
+        sources, targets = embeddings.unbind(1)  # each (n, k, E, V, T)
         # Divided before the sum over thousands of products, which half precision could not hold.
         scale = 1 / (self.embedding_channels * x.shape[-1])
-        similarity = torch.einsum("nkevt,nkewt->nkvw", giving * scale, receiving)
-        return similarity.softmax(dim=2) + (self.adjacency + self.learned)
+        return torch.einsum("nkevt,nkewt->nkvw", sources * scale, targets)
 
     def published_names(self) -> dict[str, Source]:
         subsets = range(SUBSETS)

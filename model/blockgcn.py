@@ -11,7 +11,7 @@
     block(x) = ReLU( MultiScaleTemporal( BlockGraphConvolution(u) ) + residual(u) ),  u = x + t
 
 Letters: N clips, M persons, n = N * M skeletons, C channels, H = 8 groups of C / H channels, T frames, V joints,
-K classes; k one of three subsets; v the joint that gives, w the joint that receives.
+K classes; k one of three subsets; v the source joint, w the target joint.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graph import Skeleton, hop_distances, with_tips_on_hands
+from model.block_encoder import BlockEncoder
 from model.blocks import MultiScaleTemporal, PooledClassifier, ResidualBlock, published_down, residual_path
-from model.encoder import Encoder, check_multiple, check_probability
+from model.encoder import Observed, check_multiple, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
 from model.published import PublishedModule, Source, joined, published_blocks, same, within
@@ -40,7 +41,7 @@ BLOCKS = ((1, 1),) * 4 + ((2, 2), (2, 1), (2, 1)) * 2
 """(output channels as a multiple of base_channels, stride) of l1 to l10."""
 
 
-class BlockGCN(Encoder):
+class BlockGCN(BlockEncoder):
     """The encoder of the table above. It reads the raw joints beside the stream: pass them as `joints`.
 
     Args:
@@ -71,37 +72,30 @@ class BlockGCN(Encoder):
         hops = torch.from_numpy(hop_distances(with_tips_on_hands(skeleton)))
         self.embedding = JointEmbedding(base_channels, skeleton.num_joints, num_persons)
         self.topology = DynamicTopology(TOPOLOGY_ELEMENTS, topology)
-        self.blocks = nn.ModuleDict()
-        channels, frames = base_channels, window
+        channels = base_channels
         term_widths = []
-        for number, (width, stride) in enumerate(BLOCKS, start=1):
+        for width, stride in BLOCKS:
             term_widths.append(channels)
             out_channels = width * base_channels
-            self.blocks[f"l{number}"] = ResidualBlock(
+            block = ResidualBlock(
                 BlockGraphConvolution(channels, out_channels, hops),
                 MultiScaleTemporal(out_channels, stride),
                 residual_path(channels, out_channels, stride),
             )
-            channels, frames = out_channels, math.ceil(frames / stride)
+            self.add_block(block, out_channels, stride)
+            channels = out_channels
         self.terms = TopologicalTerms(TOPOLOGY_ELEMENTS, term_widths)
         self.fc = PooledClassifier(channels, num_classes, dropout)
-        self._feature_shape = (channels, frames, skeleton.num_joints)
 
-    @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        return self._feature_shape
-
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+    def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
         rows = self.topology(joints)
         if self.training and len(rows) == 1:
             raise EncoderError(
                 "BlockGCN: a batch of one clip of one person cannot be trained on, because a batch normalisation of "
                 "its topology needs two rows at least; use larger batches and drop such a last one"
             )
-        hidden = self.embedding(x)
-        for block, term in zip(self.blocks.values(), self.terms(rows), strict=True):
-            hidden = block(hidden + term[:, :, None, None])
-        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+        terms = zip(self.blocks, self.terms(rows), strict=True)
+        return self.run(self.embedding(x), reads, {name: term[:, :, None, None] for name, term in terms})
 
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)

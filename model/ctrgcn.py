@@ -30,9 +30,8 @@ from model.blocks import (
     pointwise,
     published_down,
     residual_path,
-    skeleton_maps,
 )
-from model.encoder import COORDINATES
+from model.encoder import COORDINATES, Observed
 from model.published import PublishedModule, Source, interleave, joined, same
 from model.ten_blocks import TenBlockEncoder
 
@@ -43,13 +42,16 @@ class CTRGCN(TenBlockEncoder):
     """The encoder of the table above, with base_channels a multiple of 8; options as of TenBlockEncoder."""
 
     divisor = 8
+    relation_subsets = SUBSETS
 
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+    def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
         maps = self.data_bn(x)
-        images = one_image(maps) if torch.is_autocast_enabled(x.device.type) else maps
-        for block in self.blocks.values():
-            images = block(images)
-        return skeleton_maps(images, len(maps)).unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+        return self.run(one_image(maps) if torch.is_autocast_enabled(x.device.type) else maps, reads)
+
+    def relations(self, images: Tensor) -> Tensor:
+        gcn = self.get_submodule("blocks.l10.gcn")
+        assert isinstance(gcn, RefinedGraphConvolution)
+        return gcn.relations(images)
 
     @staticmethod
     def graph_convolution(in_channels: int, out_channels: int, adjacency: Tensor) -> RefinedGraphConvolution:
@@ -105,9 +107,7 @@ class RefinedGraphConvolution(PublishedModule):
     def _refined_topology(self, x: Tensor) -> Tensor:
         """G of all skeletons and channels, transposed, skeletons in the order of x: (n * C_out, k * v, u)."""
         joints = self.topology.shape[-1]
-        pairs = pointwise(x.mean(dim=3), self.relation).view(len(x), 2, SUBSETS, self.relation_channels, -1, joints)
-        targets, sources = pairs.unbind(1)  # each (b, k, r, n / b, V)
-        difference = torch.tanh(targets.unsqueeze(-2) - sources.unsqueeze(-1)).flatten(-2)  # (..., v * u)
+        difference = self._differences(x)
         # Two more relation channels make the product with the weights the whole sum: one for the bias, one for PA.
         shared = self.topology.mT.flatten(1)[:, None, None].to(difference.dtype)
         shared = shared.expand(len(x), -1, -1, difference.shape[3], -1)
@@ -116,6 +116,20 @@ class RefinedGraphConvolution(PublishedModule):
         weight = torch.cat([self.alpha * self.refine_weight, bias, torch.ones_like(bias)], dim=2)
         topology = torch.matmul(weight, relations).view(len(x), SUBSETS, -1, joints, joints)
         return topology.transpose(1, 2).reshape(-1, SUBSETS * joints, joints)
+
+    def _differences(self, x: Tensor) -> Tensor:
+        """tanh(P_k[u] - Q_k[v]): (b, k, r, n / b, v * u)."""
+        joints = self.topology.shape[-1]
+        pairs = pointwise(x.mean(dim=3), self.relation).view(len(x), 2, SUBSETS, self.relation_channels, -1, joints)
+        targets, sources = pairs.unbind(1)  # each (b, k, r, n / b, V)
+        return torch.tanh(targets.unsqueeze(-2) - sources.unsqueeze(-1)).flatten(-2)
+
+    def relations(self, x: Tensor) -> Tensor:
+        """Mean of R_k over its channels: (n, k, u, v). It is computed as a 1x1 convolution with the mean weights."""
+        joints = self.topology.shape[-1]
+        mean = torch.einsum("bkrnp,kr->bnkp", self._differences(x), self.refine_weight.mean(dim=1))
+        mean = mean + self.refine_bias.mean(dim=1, keepdim=True)
+        return mean.flatten(0, 1).unflatten(-1, (joints, joints)).mT
 
     def published_names(self) -> dict[str, Source]:
         subsets = [f"convs.{k}" for k in range(SUBSETS)]

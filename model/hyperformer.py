@@ -9,12 +9,10 @@
     block(x) = ReLU( MultiScaleTemporal( HypergraphAttention(x) ) + residual(x) )
 
 Letters: N clips, M persons, n = N * M skeletons, C channels, H = 9 heads, d = C / H = 24, T frames, V joints, K
-classes, G groups of joints (hyper-edges); i the joint that receives (query), j the joint that gives (key).
+classes, G groups of joints (hyper-edges); i the target joint (query), j the source joint (key).
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +46,8 @@ class Hyperformer(NormedBlocksEncoder):
         dropout: probability before the classifier.
     """
 
+    relation_subsets = HEADS
+
     def __init__(
         self,
         *,
@@ -70,14 +70,18 @@ class Hyperformer(NormedBlocksEncoder):
             raise EncoderError(str(error)) from None
         hops = torch.from_numpy(hop_distances(with_tips_on_hands(skeleton)))
         self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
-        self.blocks = nn.ModuleDict()
-        in_channels, frames = COORDINATES, window
+        in_channels = COORDINATES
         for index, stride in enumerate(STRIDES):
             rate = drop_path * index / (len(STRIDES) - 1)
-            self.blocks[f"l{index + 1}"] = Block(in_channels, channels, hops, groups, stride=stride, drop_path=rate)
-            in_channels, frames = channels, math.ceil(frames / stride)
+            block = Block(in_channels, channels, hops, groups, stride=stride, drop_path=rate)
+            self.add_block(block, channels, stride)
+            in_channels = channels
         self.fc = PooledClassifier(channels, num_classes, dropout)
-        self._feature_shape = (channels, frames, skeleton.num_joints)
+
+    def relations(self, images: Tensor) -> Tensor:
+        attention = self.get_submodule("blocks.l10.attention")
+        assert isinstance(attention, HypergraphAttention)
+        return attention.relations(images)
 
 
 class Block(PublishedModule):
@@ -135,6 +139,19 @@ class HypergraphAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         num_skeletons, _, joints, frames = x.shape
+        similarity, value = self._similarity(x)
+        attention = similarity.softmax(dim=-1)
+        mixed = (self.alpha * attention + self.outer) @ value  # (n * T, H, V, d)
+        mixed = mixed.view(num_skeletons, frames, HEADS, joints, self.head_channels).permute(0, 2, 4, 3, 1)
+        return self.skip(x) + self.drop_path(self.project(mixed.reshape(num_skeletons, -1, joints, frames)))
+
+    def relations(self, x: Tensor) -> Tensor:
+        """Mean of S over the frames: (n, H, i, j)."""
+        similarity, _ = self._similarity(x)
+        return similarity.unflatten(0, (len(x), -1)).mean(dim=1)
+
+    def _similarity(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """S (n * T, H, V, V) and v (n * T, H, V, d)."""
         rows = x.permute(0, 3, 2, 1)  # (n, T, V, C_in)
         # The buffer holds whole numbers, so that its means are exact in whatever precision the encoder is cast to.
         group_mean = (self.membership / self.membership.sum(dim=0)).T
@@ -147,10 +164,7 @@ class HypergraphAttention(nn.Module):
         similarity = torch.baddbmm(
             bias.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT, beta=scale, alpha=scale
         )
-        attention = similarity.softmax(dim=-1).view_as(bias)
-        mixed = (self.alpha * attention + self.outer) @ value  # (n * T, H, V, d)
-        mixed = mixed.view(num_skeletons, frames, HEADS, joints, self.head_channels).permute(0, 2, 4, 3, 1)
-        return self.skip(x) + self.drop_path(self.project(mixed.reshape(num_skeletons, -1, joints, frames)))
+        return similarity.view_as(bias), value
 
     def _per_head(self, channels: Tensor) -> Tensor:
         """(..., C) -> (..., H, d)."""
@@ -161,7 +175,7 @@ class HypergraphAttention(nn.Module):
         return self._per_head(rows.flatten(0, 1)).transpose(1, 2).contiguous()
 
     def _group_bias(self, groups: Tensor) -> Tensor:
-        """w1 · e_j of the groups' features (n, T, G, C), for every head and every receiving joint: (n * T, H, 1, V)."""
+        """w1 · e_j of the groups' features (n, T, G, C), for every head and every target joint: (n * T, H, 1, V)."""
         bias = torch.einsum("bghd,hd->bhg", self._per_head(groups.flatten(0, 1)), self.w1)
         return (bias @ self.membership.T).unsqueeze(2)
 

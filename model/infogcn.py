@@ -12,7 +12,7 @@
     block(x) = ReLU( ReLU( MultiScaleTemporal( GatedGraphConvolution(x) ) ) + residual(x) )
 
 Letters: N clips, M persons, n = N * M skeletons, C channels, H = 3 heads, d = C_in / 8 channels of a head, T frames,
-V joints, K classes, D latent dimensions; i the joint that receives, j the joint that gives.
+V joints, K classes, D latent dimensions; i the target joint, j the source joint.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from torch.nn import functional
 
 from graph import Skeleton, SkeletonError, joint_operator
 from graph.joint_operator import BoneDirection
+from model.block_encoder import BlockEncoder
 from model.blocks import MultiScaleTemporal, published_down, residual_path
-from model.encoder import Encoder, check_multiple, check_not_negative, check_probability
+from model.encoder import Observed, check_multiple, check_not_negative, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
 from model.latent import LatentClassifier, conditional_latent_loss, marginal_latent_loss, orthogonal_prior
@@ -37,7 +38,7 @@ BLOCKS = ((1, 1),) * 3 + ((2, 2), (2, 1), (2, 1)) + ((4, 2), (4, 1), (4, 1))
 """(output channels as a multiple of base_channels, stride) of l1 to l9."""
 
 
-class InfoGCN(Encoder):
+class InfoGCN(BlockEncoder):
     """The encoder of the table above. In training it adds losses of its own and smooths the labels.
 
     Args:
@@ -56,6 +57,7 @@ class InfoGCN(Encoder):
     """
 
     classifier = "head.decoder"
+    relation_subsets = HEADS
     operator: Tensor
     prior: Tensor
 
@@ -95,24 +97,22 @@ class InfoGCN(Encoder):
             raise EncoderError(str(error)) from None
         self.register_buffer("operator", operator, persistent=False)
         self.embedding = JointEmbedding(base_channels, skeleton.num_joints, num_persons)
-        self.blocks = nn.ModuleDict()
-        channels, frames = base_channels, window
-        for number, (width, stride) in enumerate(BLOCKS, start=1):
-            self.blocks[f"l{number}"] = Block(channels, width * base_channels, skeleton.num_joints, stride)
-            channels, frames = width * base_channels, math.ceil(frames / stride)
+        channels = base_channels
+        for width, stride in BLOCKS:
+            block = Block(channels, width * base_channels, skeleton.num_joints, stride)
+            self.add_block(block, width * base_channels, stride)
+            channels = width * base_channels
         self.head = LatentClassifier(channels, num_classes, noise_ratio=noise_ratio, sampling=sampling, dropout=dropout)
         self.register_buffer("prior", orthogonal_prior(num_classes, channels, prior_gain), persistent=False)
-        self._feature_shape = (channels, frames, skeleton.num_joints)
 
-    @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        return self._feature_shape
+    def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
+        clips = torch.einsum("uv,nctvm->nmuct", self.operator, x).permute(0, 3, 4, 2, 1)
+        return self.run(self.embedding(clips), reads)
 
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
-        hidden = self.embedding(torch.einsum("uv,nctvm->nmuct", self.operator, x).permute(0, 3, 4, 2, 1))
-        for block in self.blocks.values():
-            hidden = block(hidden)
-        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+    def relations(self, images: Tensor) -> Tensor:
+        gcn = self.get_submodule("blocks.l9.gcn")
+        assert isinstance(gcn, GatedGraphConvolution)
+        return gcn.relations(images)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.head(features)
@@ -195,11 +195,19 @@ class GatedGraphConvolution(PublishedModule):
     def _gate(self, rows: Tensor) -> Tensor:
         """G of (n, T, V, C_in), as (n * T, V * H, V): row i * H + head, column j."""
         joints = rows.shape[2]
-        pairs = self.to_qk(self.norm(rows)).view(-1, joints, 2, HEADS, self.head_channels)
-        query, key = (part.transpose(1, 2).flatten(0, 1) for part in pairs.unbind(2))  # (n * T * H, V, d)
-        similarity = torch.bmm(query * self.head_channels**-0.5, key.mT)
-        gate = similarity.softmax(dim=-1).view(-1, HEADS, joints, joints) * self.topology
+        gate = self._similarity(rows).softmax(dim=-1).view(-1, HEADS, joints, joints) * self.topology
         return gate.transpose(1, 2).reshape(-1, joints * HEADS, joints)
+
+    def relations(self, x: Tensor) -> Tensor:
+        """Mean of q_i · k_j / √d over the frames: (n, H, i, j)."""
+        similarity = self._similarity(x.permute(0, 3, 2, 1).contiguous())
+        return similarity.unflatten(0, (len(x), -1, HEADS)).mean(dim=1)
+
+    def _similarity(self, rows: Tensor) -> Tensor:
+        """q_i · k_j / √d of (n, T, V, C_in): (n * T * H, V, V)."""
+        pairs = self.to_qk(self.norm(rows)).view(-1, rows.shape[2], 2, HEADS, self.head_channels)
+        query, key = (part.transpose(1, 2).flatten(0, 1) for part in pairs.unbind(2))  # (n * T * H, V, d)
+        return torch.bmm(query * self.head_channels**-0.5, key.mT)
 
     def published_names(self) -> dict[str, Source]:
         heads = [f"conv_d.{head}" for head in range(HEADS)]

@@ -15,41 +15,31 @@ Letters: N clips, M persons, n = N * M skeletons, C channels, T frames, V joints
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graph import Skeleton, spatial_partition
+from model.block_encoder import BlockEncoder
 from model.blocks import PersonNorm, PooledClassifier, ResidualBlock, residual_path
-from model.encoder import COORDINATES, Encoder, check_multiple, check_probability
+from model.encoder import COORDINATES, Observed, check_multiple, check_probability
 from model.published import PublishedModule, Source, published_blocks, same
 
 BLOCKS = ((1, 1),) * 4 + ((2, 2), (2, 1), (2, 1)) + ((4, 2), (4, 1), (4, 1))
 """(output channels as a multiple of base_channels, stride) of l1 to l10."""
 
 
-class NormedBlocksEncoder(Encoder):
+class NormedBlocksEncoder(BlockEncoder):
     """PersonNorm, a sequence of blocks, PooledClassifier; a subclass builds them."""
 
     classifier = "fc.linear"
     data_bn: PersonNorm
-    blocks: nn.ModuleDict
-    """By their published names; each (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride)), a PublishedModule."""
     fc: PooledClassifier
-    _feature_shape: tuple[int, int, int]
 
-    @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        return self._feature_shape
-
-    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
-        hidden = self.data_bn(x)
-        for block in self.blocks.values():
-            hidden = block(hidden)
-        return hidden.unflatten(0, (-1, self.num_persons)).transpose(-1, -2)
+    def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
+        return self.run(self.data_bn(x), reads)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)
@@ -86,18 +76,17 @@ class TenBlockEncoder(NormedBlocksEncoder):
         check_probability("dropout", dropout)
         adjacency = torch.from_numpy(spatial_partition(skeleton))
         self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
-        self.blocks = nn.ModuleDict()
-        channels, frames = COORDINATES, window
+        channels = COORDINATES
         for number, (width, stride) in enumerate(BLOCKS, start=1):
             out_channels = width * base_channels
-            self.blocks[f"l{number}"] = ResidualBlock(
+            block = ResidualBlock(
                 self.graph_convolution(channels, out_channels, adjacency),
                 self.temporal_module(out_channels, stride),
                 residual_path(channels, out_channels, stride) if number > 1 else None,
             )
-            channels, frames = out_channels, math.ceil(frames / stride)
+            self.add_block(block, out_channels, stride)
+            channels = out_channels
         self.fc = PooledClassifier(channels, num_classes, dropout)
-        self._feature_shape = (channels, frames, skeleton.num_joints)
 
     @staticmethod
     @abstractmethod
