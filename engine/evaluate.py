@@ -277,14 +277,14 @@ def _write_scores(
         epoch=epoch,
         run=str(config.name),
         heads=None if trained_with is None else "+".join(head_names(trained_with)),
-        group=None if trained_with is None else _group(trained_with),
+        group=None if trained_with is None else stream_set(trained_with),
         selection=selection,
     )
     save_scores(folder.scores(selection), scores)
 
 
-def _group(settings: dict[str, Any]) -> str:
-    """A fingerprint of all that the streams of one ensemble have in common."""
+def stream_set(settings: dict[str, Any]) -> str:
+    """A fingerprint of the settings (by dotted key) that the streams of one ensemble have in common."""
     common = {key: value for key, value in settings.items() if key not in EXECUTION_KEYS and key != "data.stream"}
     # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
     common["model.options"] = {key: value for key, value in settings["model.options"].items() if key != "partition"}

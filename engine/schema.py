@@ -28,14 +28,14 @@ class DataConfig:
     """Which clips, and what of them the encoder sees."""
 
     benchmark: str = option("nw-ucla", f"data set and protocol: {', '.join(BENCHMARKS)}, or the YAML file of your own")
-    path: str | None = option(None, "folder or file of the clips; null: the benchmark's usual place under data/")
+    path: str | None = option(None, "folder or file of the clips; null: the benchmark's default place under data/")
     stream: Stream = option("joint", "input stream")
     variant: Literal["plain", "centred"] = option(
         "plain", "centred: joint and bone streams relative to the skeleton's root joint, which keeps its trajectory"
     )
     window: int | None = option(None, "frames per clip after resampling; null: the benchmark's", at_least=1)
     repeat: int | None = option(
-        None, "times an epoch visits each training clip, each visit augmented anew; null: the benchmark's", at_least=1
+        None, "visits of each training clip per epoch, each augmented anew; null: the benchmark's", at_least=1
     )
     second_person: Literal["copy", "zero"] | None = option(
         None, "second person of a lone actor: a copy of the first, or zeros; null: the benchmark's (copy for ntu120)"
@@ -55,11 +55,13 @@ class DataConfig:
         at_least=0,
         below=1,
     )
-    on_bad_clip: Literal["error", "skip"] = option("error", "what to do about clips that cannot be read")
+    on_bad_clip: Literal["error", "skip"] = option(
+        "error", "clips that cannot be read: stop with an error, or skip them"
+    )
     placement: Literal["auto", "host", "memory_map", "device"] = option(
         "auto",
-        "memory that holds the clips: the host's, the device's, or none (memory_map: clips of a packed store are "
-        "decoded at every visit); auto: the device where it has plenty of room, else the host, else none",
+        "where the clips are kept: in host memory, on the device, or in the file (memory_map: clips of a packed store "
+        "are read at every visit); auto: the device if there is plenty of room, else the host, else the file",
     )
 
 
@@ -81,7 +83,7 @@ class HeadConfig:
 
 @dataclass
 class OptimConfig:
-    """Optimiser, schedule and arithmetic."""
+    """Optimiser, learning-rate schedule and precision."""
 
     name: Literal["sgd", "adam", "adamw"] = option("sgd", "optimiser")
     lr: float = option(0.1, "base learning rate, for the batch size as configured", above=0)
@@ -92,10 +94,10 @@ class OptimConfig:
         64, "clips per training step, over all processes; an epoch's last incomplete batch is dropped", at_least=1
     )
     test_batch_size: int = option(64, "clips per evaluation step", at_least=1)
-    epochs: int = option(65, "epochs to train; may be raised later to go on with a finished run", at_least=1)
+    epochs: int = option(65, "epochs to train; may be raised later to continue a finished run", at_least=1)
     warmup_epochs: int = option(5, "epochs over which the learning rate rises linearly to optim.lr", at_least=0)
     milestones: list[int] = option(
-        [35, 55], "epochs, counted from 0, from which the rate is scaled by gamma", at_least=0
+        [35, 55], "epochs, counted from 0, at which the learning rate is multiplied by gamma", at_least=0
     )
     gamma: float = option(0.1, "factor on the learning rate at each milestone", above=0)
     decay: float = option(1.0, "factor on the learning rate after every epoch", above=0)
@@ -108,15 +110,19 @@ class OptimConfig:
     )
     ema_decay: float | None = option(
         None,
-        "decay of an exponential moving average of the weights, which is then evaluated; null: none",
+        "decay of an exponential moving average of the weights, which is then the one tested; null: none",
         above=0,
         below=1,
     )
-    sync_batchnorm: bool = option(False, "with several processes: batch normalisation over the clips of all of them")
-    on_non_finite: Literal["stop", "skip"] = option(
-        "stop", "what to do about a step with NaN or infinite numbers: stop the run, or leave the step out and say so"
+    sync_batchnorm: bool = option(
+        False, "with several processes: batch-normalisation statistics over the clips of all of them"
     )
-    max_skips: int = option(20, "steps left out in a row (fp16 overflows too) after which the run stops", at_least=1)
+    on_non_finite: Literal["stop", "skip"] = option(
+        "stop", "a step whose loss or gradients are NaN or infinite: stop the run, or skip the step with a warning"
+    )
+    max_skips: int = option(
+        20, "skipped steps in a row (fp16 overflows included) after which the run stops", at_least=1
+    )
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Key and reason of each value that does not go with the others."""
@@ -128,7 +134,7 @@ class OptimConfig:
 
 @dataclass
 class LogConfig:
-    """What a run writes beside its checkpoints."""
+    """Tests, checkpoints, logs and figures."""
 
     every_steps: int = option(20, "steps between two lines of the step log", at_least=1)
     test_every: int = option(
@@ -136,35 +142,39 @@ class LogConfig:
         "epochs between two tests; the last epoch is always tested, and `best` is the best of the tested ones",
         at_least=1,
     )
-    keep_checkpoints: int = option(2, "epoch checkpoints kept beside best", at_least=2)
+    keep_checkpoints: int = option(2, "newest epoch checkpoints to keep, beside best", at_least=2)
     checkpoint_steps: int | None = option(
-        None, "also write a checkpoint after every so many steps of an epoch", at_least=1
+        None, "also write a checkpoint every N steps within an epoch; null: never", at_least=1
     )
     checkpoint_minutes: float | None = option(
-        15.0, "also write a checkpoint within an epoch when the newest is so many minutes old; null: never", above=0
+        15.0, "also write a checkpoint within an epoch when the newest is N minutes old; null: never", above=0
     )
-    figures: bool = option(True, "draw the figures at the end of the run; their data are written in any case")
+    figures: bool = option(True, "draw figures at the end of the run; their data are written in any case")
     tsne_clips: int = option(1000, "test clips in the t-SNE figure; 0: no figure", at_least=0)
 
 
 @dataclass
 class RunConfig:
-    """A run."""
+    """Which run, where it is kept, and on what it executes."""
 
-    name: str | None = option(None, "name of the run folder; null: the name of the configuration file")
-    phase: Literal["train", "test"] = option("train", "train (testing after each epoch), or test stored weights")
+    name: str | None = option(
+        None, "name of the run folder, may hold settings: {name}_s{seed}; null: that of the configuration files"
+    )
+    phase: Literal["train", "test"] = option("train", "train, with tests on the way; or only test stored weights")
     weights: str | None = option(
         None,
         "weights to test or to start from: a checkpoint of this project, or one published by the encoder's authors",
     )
-    resume: str = option("auto", "auto: go on with the run in its folder; never: set that run aside; or a checkpoint")
-    allow_mismatch: bool = option(
-        False, "(--allow-mismatch) test --weights that were trained on another stream, variant or benchmark"
+    resume: str = option(
+        "auto", "auto: resume the run in its folder; never: set that run aside and start anew; or a checkpoint"
     )
+    allow_mismatch: bool = option(False, "test --weights that were trained on another stream, variant or benchmark")
     work_dir: str = option("work_dir", "folder of all runs; this one's is <work_dir>/<benchmark>/<name>")
-    seed: int = option(1, "seed of the weights, the order of the clips and the augmentation", at_least=0, below=2**32)
+    seed: int = option(
+        1, "seed of the initial weights, the order of the clips and the augmentation", at_least=0, below=2**32
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda where there is one")
-    deterministic: bool = option(False, "bit-equal repetition on a GPU too (the CPU always is), at some speed")
+    deterministic: bool = option(False, "bit-identical repetition on a GPU too, somewhat slower (the CPU always is)")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     csre: CSREOptions = field(default_factory=CSREOptions)

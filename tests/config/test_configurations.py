@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from engine.config import resolve
+from engine.evaluate import stream_set
 from engine.experiment import build
 from engine.schema import RunConfig, flatten
 from engine.train import forward_backward, update
-from feeders import BENCHMARKS, PackedStore
+from feeders import BENCHMARKS, STREAMS, PackedStore
 from feeders.demo.actions import ACTIONS
 from feeders.demo.generator import perform, record
 from feeders.demo.people import draw_person, draw_take
@@ -121,6 +122,17 @@ def test_the_published_recipes_on_ntu(benchmark, encoder, expected):
     assert optim["gamma"] == (0.025 if (encoder, benchmark) == ("hyperformer", "ntu60-xview") else 0.1)
     assert config.data.window == (32 if encoder == "hcn" else 64)
     assert config.data.variant == ("centred" if encoder in ("hyperformer", "blockgcn") else "plain")
+
+
+@pytest.mark.parametrize("path", [path for path in RUNS if path.stem.endswith("_joint")], ids=case)
+def test_the_streams_of_a_file_are_runs_of_one_set(path):
+    own = path.with_name(path.name.replace("_joint", "_bone"))
+    runs = []
+    for stream in STREAMS:
+        file = own if stream.startswith("bone") and own.exists() else path
+        runs.append(resolve(["--config", str(file), "--data.stream", stream]).config)
+    assert [run.name for run in runs] == [path.stem.removesuffix("joint") + stream for stream in STREAMS]
+    assert len({stream_set(flatten(run)) for run in runs}) == 1
 
 
 @pytest.mark.parametrize("benchmark", ["ntu120-xsub", "nw-ucla", "demo"])
