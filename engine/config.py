@@ -336,9 +336,9 @@ def _refuse_other_stream(file: Path, stream_of_file: str, stream: Setting) -> No
     for family in (stream.value, stream.value.removesuffix("_motion")):
         own = file.with_stem(_renamed(file.stem, stream_of_file, family))
         if own.is_file() and not own.samefile(file):
+            also = "" if family == stream.value else f" together with --data.stream {stream.value}"
             raise ConfigError(
-                f"{stream.origin}: data.stream: {stream.value} has a recipe of its own in {own}; give that file "
-                f"(with --data.stream {stream.value} where its stream is another)"
+                f"{stream.origin}: data.stream: {stream.value} has a recipe of its own; use --config {own}{also}"
             )
 
 

@@ -33,7 +33,9 @@ class DataConfig:
     variant: Literal["plain", "centred"] = option(
         "plain", "centred: joint and bone streams relative to the skeleton's root joint, which keeps its trajectory"
     )
-    window: int | None = option(None, "frames per clip after resampling; null: the benchmark's", at_least=1)
+    window: int | None = option(
+        None, "frames per clip after resampling; null: the benchmark's", at_least=1, below=10_000
+    )
     repeat: int | None = option(
         None, "visits of each training clip per epoch, each augmented anew; null: the benchmark's", at_least=1
     )

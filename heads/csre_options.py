@@ -53,7 +53,7 @@ class CSREOptions:
     branches: list[Literal["spatial", "temporal", "global"]] = option(
         ["spatial", "temporal"], "features that are contrasted (paper, Table 5)"
     )
-    dim: int = option(256, "length D of the contrasted vectors", at_least=1)
+    dim: int = option(256, "length D of the contrasted vectors", at_least=1, below=65_536)
     reduction: int = option(8, "divisor r of the channels in the projection heads", at_least=1)
     weight: float = option(1.0, "weight of each branch's loss beside the cross entropy", at_least=0)
     denominator: Literal["joint", "split"] = option(

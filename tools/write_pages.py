@@ -18,6 +18,7 @@ from engine.config import resolve
 from engine.schema import RunConfig, flatten
 from engine.settings_pages import configuration_page
 from feeders.benchmarks import get_benchmark
+from heads.registry import head_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("ntu60-xsub", "ntu60-xview", "ntu120-xsub", "ntu120-xset", "nw-ucla")
@@ -122,7 +123,7 @@ def _recipes(published: dict[str, Any]) -> Iterator[Recipe]:
     for benchmark in BENCHMARKS:
         folder = REPOSITORY / "config" / benchmark
         encoders = {path.stem.removesuffix("_joint") for path in folder.glob("*_joint.yaml")}
-        own = {encoder for encoder in encoders if not _load(folder / f"{encoder}_joint.yaml").csre.enabled}
+        own = {name for name in encoders if not head_names(flatten(_load(folder / f"{name}_joint.yaml")))}
         for encoder in sorted({*own, *(name for name in published if name.endswith("+csre"))}):
             config = _load(folder / f"{encoder.replace('+', '_')}_joint.yaml")
             facts = get_benchmark(benchmark)
