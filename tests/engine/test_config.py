@@ -289,7 +289,7 @@ def test_the_name_of_a_run(write, file, words, name):
 def test_a_stream_with_a_recipe_of_its_own_is_not_trained_with_that_of_another(stream):
     folder = REPOSITORY / "config/nw-ucla"
     with pytest.raises(
-        ConfigError, match=rf"data\.stream: {stream} has a recipe of its own in .*hyperformer_bone\.yaml"
+        ConfigError, match=rf"data\.stream: {stream} has a recipe of its own; use .*hyperformer_bone\.yaml"
     ):
         config_of(folder / "hyperformer_joint.yaml", "--data.stream", stream)
     assert config_of(folder / "hyperformer_bone.yaml", "--data.stream", stream).name == f"hyperformer_{stream}"
