@@ -135,7 +135,19 @@ def test_due(config: RunConfig, epoch: int) -> bool:
     return epoch % config.log.test_every == 0 or epoch >= config.optim.epochs
 
 
-def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Accuracy:
+class Tested(NamedTuple):
+    """Accuracies of an epoch on the test clips and, where there are any, on the clips held out of training."""
+
+    test: Accuracy
+    validation: Accuracy | None
+
+    @property
+    def deciding(self) -> float:
+        """The top-1 accuracy by which the best epoch is chosen."""
+        return (self.validation or self.test).top1
+
+
+def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Tested:
     """Test the newest weights and write their scores, as those of the best epoch too where none was better.
 
     Raises:
@@ -144,17 +156,22 @@ def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Accuracy:
     """
     epoch, counters = run.counters.trained, run.counters
     run.ranks.share_buffers(run.tested_encoder)
-    logits = predict(run.tested_encoder, run.test_clips, run.config.optim, run.device, run.ranks, stop)
-    accuracy = measure(logits, run.test_clips.labels.cpu().numpy())
+    accuracies: dict[str, Accuracy] = {}
+    for kind, clips in (("validation", run.validation_clips), ("test", run.test_clips)):
+        if clips is None:
+            continue
+        logits = predict(run.tested_encoder, clips, run.config.optim, run.device, run.ranks, stop)
+        accuracies[kind] = accuracy = measure(logits, clips.labels.cpu().numpy())
+        values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
+        log.record(kind, epoch, {"epoch": epoch, **values})
+    tested = Tested(accuracies["test"], accuracies.get("validation"))
     settings = flatten(run.config)
-    for selection in ("best", "last") if accuracy.top1 > counters.best_top1 else ("last",):
+    for selection in ("best", "last") if tested.deciding > counters.best_top1 else ("last",):
         try:
             _write_scores(run, run.folder, logits, epoch, selection, settings)
         except UserError as error:
             log.say(f"WARNING: {error}. The run goes on; the {selection} scores are of an older epoch")
-    values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
-    log.record("test", epoch, {"epoch": epoch, **values})
-    return accuracy
+    return tested
 
 
 def restore_scores(run: Experiment, log: Log) -> None:

@@ -36,7 +36,7 @@ CLIPS_FOR_BATCH_NORM = 16
 
 @dataclass
 class Counters:
-    """How far a run is: epochs trained, epochs tested, and the best test so far.
+    """How far a run is: epochs trained, epochs tested, and the best so far, on the held-out clips where there are any.
 
     step: steps done of the epoch in progress, 0 between epochs; skipped: those of them that were skipped;
     streak: steps skipped in a row until now.
@@ -77,7 +77,7 @@ class TrainingForward(nn.Module):
 @dataclass
 class Experiment:
     """The objects of a run. `average` is None where no moving average is kept; a run that only tests has none, no heads
-    and no training clips.
+    and no training clips. validation_clips: those held out of training, if any; they choose the best epoch.
 
     heads: by name. forward: the part of a training step that the ranks differentiate together (`TrainingForward`, with
     several ranks inside torch's DistributedDataParallel). statistics: of its batch normalisations, which every step
@@ -90,6 +90,7 @@ class Experiment:
     device: torch.device
     remarks: tuple[str, ...]
     training_split: Feeder | None
+    validation_clips: Feeder | None
     test_clips: Feeder
     encoder: Encoder
     heads: dict[str, TrainingHead]
@@ -110,6 +111,20 @@ class Experiment:
         return self.training_split
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all epochs are trained and tested, or `optim.patience` ended the training."""
+        counters, config = self.counters, self.config
+        waited = counters.tested - counters.best_epoch
+        out_of_patience = (
+            config.optim.patience is not None
+            and counters.best_epoch > 0
+            and waited >= config.optim.patience
+            and counters.tested % config.log.test_every == 0
+            and (counters.trained, counters.step) == (counters.tested, 0)
+        )
+        return out_of_patience or counters.tested >= config.optim.epochs
+
+    @property
     def tested_encoder(self) -> Encoder:
         """The encoder that tests use: the moving average where there is one."""
         if self.average is None:
@@ -127,6 +142,11 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
     """
     ranks = ranks or Processes()
     _check_ranks(config, ranks)
+    if config.optim.patience is not None and not config.data.validation:
+        raise ConfigError(
+            "optim.patience: needs data.validation above 0, or the test clips would decide when training ends; set it "
+            "to 0.1, say"
+        )
     device = device_of(config.device, ranks.local_rank)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -174,6 +194,7 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         device=device,
         remarks=(*opened.remarks, *remarks_on_ranks(config, ranks, encoder)),
         training_split=train_clips,
+        validation_clips=feeder(split="validation") if training and config.data.validation else None,
         test_clips=feeder(split="test"),
         encoder=encoder,
         heads=heads,

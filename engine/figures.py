@@ -194,10 +194,14 @@ def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) ->
     """Every loss on a scale of its own, accuracies and learning rate over the epochs, from a run's records."""
     train = [record for record in records if record["kind"] == "train"]
     test = [record for record in records if record["kind"] == "test"]
+    held_out = [record for record in records if record["kind"] == "validation"]
     losses = list(dict.fromkeys(name for record in train for name in losses_of(record)))
     panels = [(name.replace("_", " "), {"": (name, train)}) for name in losses]
     panels += [("sum of the losses", {"": ("loss", train)})] if len(losses) > 1 else []
-    panels += [("top-1 accuracy [%]", {"training": ("top1", train), "test": ("top1", test)})]
+    accuracies = {"training": ("top1", train), "validation": ("top1", held_out), "test": ("top1", test)}
+    panels += [
+        ("top-1 accuracy [%]", {name: line for name, line in accuracies.items() if held_out or name != "validation"})
+    ]
     panels += [("learning rate", {"": ("lr", train)})]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)

@@ -25,6 +25,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from common.files import write_atomically
 from engine.errors import RunError
 
+KINDS = ("step", "train", "validation", "test")
+"""What a record is about: some steps, or an epoch's training, held-out clips or test clips."""
+
 
 class Log(Protocol):
     """What the parts of a run tell their reader through."""
@@ -33,7 +36,7 @@ class Log(Protocol):
         """A line of text."""
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """A line of data (`step`, `train` or `test`), with its numbers as curves over the step."""
+        """A line of data (of one of `KINDS`), with its numbers as curves over the step."""
 
 
 class SilentLog:
@@ -100,7 +103,7 @@ class RunLog:
         self._logger.info(message)
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """A line of data (`step`, `train` or `test`), with its numbers as curves over the step."""
+        """A line of data (of one of `KINDS`), with its numbers as curves over the step."""
         try:
             self._metrics.write(json.dumps({"kind": kind, "at": step, **values}).encode() + b"\n")
         except OSError as error:
@@ -124,7 +127,7 @@ class RunLog:
     def _drop_later(self, trained: int, tested: int, step: int) -> tuple[list[dict[str, Any]], int]:
         """Rewrite metrics.jsonl without what an interrupted epoch or test left there; what is kept, and how many lines
         cannot be read."""
-        newest = {"step": (trained + 1, step), "train": (trained, 0), "test": (tested, 0)}
+        newest = {"step": (trained + 1, step), "train": (trained, 0), "validation": (tested, 0), "test": (tested, 0)}
         records = read_records(self.metrics_path)
         lines = len(self.metrics_path.read_bytes().splitlines()) if self.metrics_path.exists() else 0
         kept = [record for record in records if (record["epoch"], record.get("step", 0)) <= newest[record["kind"]]]
@@ -150,7 +153,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def _is_record(record: dict[str, Any]) -> bool:
     """Whether kind and place of a record are ones that a run writes."""
     places = (record.get("epoch"), record.get("step", 0), record.get("at", 0))
-    return record.get("kind") in ("step", "train", "test") and all(type(place) is int for place in places)
+    return record.get("kind") in KINDS and all(type(place) is int for place in places)
 
 
 def progress(items: Iterable[Any], what: str, total: int | None = None, done: int = 0) -> tqdm[Any]:

@@ -59,7 +59,9 @@ def table_of(run: Experiment, outcome: Outcome) -> str:
         numbers = f"{accuracy.top1:9.2f}{accuracy.top5:9.2f}{accuracy.mean_class:14.2f}"
         lines.append(f"{names[selection]:24}{'' if epoch is None else epoch:>7}{numbers}")
     if "best" in outcome:
-        lines.append("* chosen by its accuracy on these same test clips, as is usual for these benchmarks")
+        held_out = run.config.data.validation > 0
+        chosen = "clips held out of training" if held_out else "these same test clips, as is usual for these benchmarks"
+        lines.append(f"* chosen by its accuracy on {chosen}")
     return "\n".join(lines)
 
 

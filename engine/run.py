@@ -92,8 +92,9 @@ def _resume_or_start(experiment: Experiment) -> list[str]:
         return lines
     ranks.together(lambda: resume(experiment, path))
     counters = experiment.counters
-    if counters.tested >= config.optim.epochs:
-        remedy = "raise optim.epochs, or repeat it with --resume never"
+    if experiment.is_complete:
+        ended = "optim.epochs" if counters.tested >= config.optim.epochs else "optim.patience"
+        remedy = f"raise {ended}, or repeat it with --resume never"
         return [*lines, f"this run is complete ({counters.tested} epochs); {remedy}"]
     within = f", step {counters.step} of the next one" if counters.step else ""
     return [*lines, f"resuming after epoch {counters.trained}{within}"]

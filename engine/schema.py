@@ -97,6 +97,11 @@ class OptimConfig:
     )
     test_batch_size: int = option(64, "clips per evaluation step", at_least=1)
     epochs: int = option(65, "epochs to train; may be raised later to continue a finished run", at_least=1)
+    patience: int | None = option(
+        None,
+        "training ends after so many epochs without a better one on the clips of data.validation; null: never",
+        at_least=1,
+    )
     warmup_epochs: int = option(5, "epochs over which the learning rate rises linearly to optim.lr", at_least=0)
     milestones: list[int] = option(
         [35, 55], "epochs, counted from 0, at which the learning rate is multiplied by gamma", at_least=0

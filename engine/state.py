@@ -103,7 +103,7 @@ def resume(run: Experiment, path: Path) -> None:
         RunError: it was written with other settings or other clips; the message lists what differs.
     """
     content = load_checkpoint(path)
-    changed = differing_keys(content["config"], run.config, ignore=["optim.epochs"])
+    changed = differing_keys(content["config"], run.config, ignore=["optim.epochs", "optim.patience"])
     if run.config.weights not in (None, content["config"]["weights"]):
         changed.append(f"weights: {content['config']['weights']} -> {run.config.weights}")
     changed += changed_data(run, content)

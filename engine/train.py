@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engine.errors import NonFiniteLossError, RunError
-from engine.evaluate import Accuracy, test_due, test_epoch
+from engine.evaluate import Tested, test_due, test_epoch
 from engine.experiment import Experiment
 from engine.logs import Log, duration, progress
 from engine.optim import autocast
@@ -32,7 +32,7 @@ LINE = 120
 
 
 def train(run: Experiment, log: Log) -> None:
-    """Train and test epoch by epoch until `optim.epochs`, from wherever the run is.
+    """Train and test epoch by epoch until `optim.epochs` or out of `optim.patience`, from wherever the run is.
 
     A trained epoch is saved before its test, so that nothing that happens during the test can lose it.
 
@@ -42,24 +42,27 @@ def train(run: Experiment, log: Log) -> None:
         RunError: the disk refused the last checkpoint.
     """
     counters, config = run.counters, run.config
-    saved = counters.tested >= config.optim.epochs
+    saved = run.is_complete
     with StopRequest() as stop:
-        while counters.tested < config.optim.epochs:
-            means, accuracy, written = None, None, False
+        while not run.is_complete:
+            means, tested, written = None, None, False
             if counters.trained == counters.tested:
                 means = train_epoch(run, log, stop)
                 written = save(run, log)
             epoch = counters.trained
             if test_due(config, epoch):
-                accuracy = test_epoch(run, log, stop)
-                if accuracy.top1 > counters.best_top1:
+                tested = test_epoch(run, log, stop)
+                if tested.deciding > counters.best_top1:
                     if written or save(run, log):
                         name_best(run, log)
-                    counters.best_epoch, counters.best_top1 = epoch, accuracy.top1
+                    counters.best_epoch, counters.best_top1 = epoch, tested.deciding
             counters.tested = epoch
-            log.say(epoch_line(run, means, accuracy))
-            if epoch >= config.optim.epochs:
+            log.say(epoch_line(run, means, tested))
+            if run.is_complete:
                 saved = save(run, log)
+                if epoch < config.optim.epochs:
+                    since = f"no epoch since {counters.best_epoch} was better on the held-out clips"
+                    log.say(f"training ends after epoch {epoch}: {since} (optim.patience)")
     if not saved:
         raise RunError(
             f"{run.folder.path}: the run is complete, but its last checkpoint could not be written; free some space "
@@ -221,20 +224,24 @@ def skip_step(run: Experiment, log: Log, step: Step, batch: ClipBatch) -> None:
     log.say(f"WARNING: {what}. This step is skipped; {fix}")
 
 
-def epoch_line(run: Experiment, means: dict[str, float] | None, accuracy: Accuracy | None) -> str:
-    """An epoch in one line of at most 120 characters: losses, accuracies in training and test, pace.
+def epoch_line(run: Experiment, means: dict[str, float] | None, tested: Tested | None) -> str:
+    """An epoch in one line of at most 120 characters: losses, accuracies in training, validation and test, pace.
 
     Args:
         means: what `train_epoch` returned; None where an earlier process trained the epoch.
-        accuracy: None where the epoch was not tested.
+        tested: None where the epoch was not tested.
     """
     counters, epochs = run.counters, run.config.optim.epochs
     head = f"epoch {counters.trained:>{len(str(epochs))}}/{epochs}"
     ends = []
     if means is not None and "top1" in means:
         ends.append(f"train {means['top1']:.2f} %")
-    if accuracy is not None:
-        ends.append(f"test {accuracy.top1:.2f} % (best {counters.best_top1:.2f} @ {counters.best_epoch})")
+    if tested is not None:
+        best = f"(best {counters.best_top1:.2f} @ {counters.best_epoch})"
+        if tested.validation is None:
+            ends.append(f"test {tested.test.top1:.2f} % {best}")
+        else:
+            ends += [f"val {tested.validation.top1:.2f} % {best}", f"test {tested.test.top1:.2f} %"]
     if means is not None:
         ends.append(f"{means['clips_per_second']:.0f} clips/s")
     if means is None or "loss" not in means:

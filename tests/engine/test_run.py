@@ -444,6 +444,39 @@ def test_an_epoch_that_is_worse_does_not_replace_the_best(call, run_folder, monk
     assert load_checkpoint(run_folder / "checkpoints/best.pt")["epoch"] == 2
 
 
+def test_held_out_clips_choose_the_best_epoch_and_end_the_training(call, run_folder, monkeypatch):
+    """Whatever the test clips say; and a complete run goes on where patience is raised."""
+    validation = iter([30.0, 50.0, 40.0, 45.0, 60.0, 10.0])
+    test = iter([90.0, 10.0, 99.0, 99.0, 20.0, 99.0])
+    original, seen = engine.evaluate.measure, []
+
+    def measured(logits, labels):
+        seen.append(len(labels))
+        return replace(original(logits, labels), top1=next(validation if len(labels) == 20 else test))
+
+    monkeypatch.setattr(engine.evaluate, "measure", measured)
+    monkeypatch.setattr(engine.run, "read_outcome", lambda _: {})
+    words = ("--data.validation", "0.25", "--optim.epochs", "9")
+    done = call(*words, "--optim.patience", "2")
+    assert seen == [20, 40] * 4, "two of the eight training clips of each class are held out"
+    assert "val 45.00 % (best 50.00 @ 2)  test 99.00 %" in done.out
+    assert "training ends after epoch 4: no epoch since 2 was better on the held-out clips" in done.out
+    assert load_scores(run_folder / "scores_best.npz").epoch == 2
+    assert load_checkpoint(run_folder / "checkpoints/best.pt")["epoch"] == 2
+    assert [record["top1"] for record in records(run_folder, "validation")] == [30.0, 50.0, 40.0, 45.0]
+    again = call(*words, "--optim.patience", "2")
+    assert "this run is complete (4 epochs); raise optim.patience" in again.out
+    call("--data.validation", "0.25", "--optim.epochs", "6", "--optim.patience", "3")
+    assert load_scores(run_folder / "scores_best.npz").epoch == 5
+    assert load_checkpoint(run_folder / "checkpoints/last.pt")["epoch"] == 6
+
+
+def test_patience_needs_held_out_clips(call):
+    refused = call("--optim.patience", "3")
+    assert refused.code == 2
+    assert "optim.patience: needs data.validation above 0" in refused.err
+
+
 def test_training_starts_from_given_weights(call, run_folder):
     call()
     weights = str(run_folder / "checkpoints/last.pt")
