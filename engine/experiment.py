@@ -142,11 +142,6 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
     """
     ranks = ranks or Processes()
     _check_ranks(config, ranks)
-    if config.optim.patience is not None and not config.data.validation:
-        raise ConfigError(
-            "optim.patience: needs data.validation above 0, or the test clips would decide when training ends; set it "
-            "to 0.1, say"
-        )
     device = device_of(config.device, ranks.local_rank)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)

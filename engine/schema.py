@@ -192,6 +192,14 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Key and reason of each value that does not go with another section."""
+        if self.optim.patience is not None and not self.data.validation:
+            reason = (
+                "needs data.validation > 0, or the test clips would decide when training ends; set that to 0.1, say"
+            )
+            yield "optim.patience", reason
+
 
 # Keys that say where and how a run executes, not what it computes: they may differ between a run and its resumption,
 # and between the streams of one ensemble.

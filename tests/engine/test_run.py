@@ -437,7 +437,7 @@ def test_an_epoch_that_is_worse_does_not_replace_the_best(call, run_folder, monk
         return replace(original(logits, labels), top1=next(accuracies))
 
     monkeypatch.setattr(engine.evaluate, "measure", measured)
-    monkeypatch.setattr(engine.run, "read_outcome", lambda _: {})
+    monkeypatch.setattr(engine.run, "_report", lambda *_: None)
     call("--optim.epochs", "3")
     assert load_scores(run_folder / "scores_best.npz").epoch == 2
     assert load_scores(run_folder / "scores_last.npz").epoch == 3
@@ -455,7 +455,7 @@ def test_held_out_clips_choose_the_best_epoch_and_end_the_training(call, run_fol
         return replace(original(logits, labels), top1=next(validation if len(labels) == 20 else test))
 
     monkeypatch.setattr(engine.evaluate, "measure", measured)
-    monkeypatch.setattr(engine.run, "read_outcome", lambda _: {})
+    monkeypatch.setattr(engine.run, "_report", lambda *_: None)
     words = ("--data.validation", "0.25", "--optim.epochs", "9")
     done = call(*words, "--optim.patience", "2")
     assert seen == [20, 40] * 4, "two of the eight training clips of each class are held out"
@@ -474,7 +474,7 @@ def test_held_out_clips_choose_the_best_epoch_and_end_the_training(call, run_fol
 def test_patience_needs_held_out_clips(call):
     refused = call("--optim.patience", "3")
     assert refused.code == 2
-    assert "optim.patience: needs data.validation above 0" in refused.err
+    assert "optim.patience: needs data.validation > 0" in refused.err
 
 
 def test_training_starts_from_given_weights(call, run_folder):
