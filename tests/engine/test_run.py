@@ -18,7 +18,9 @@ from engine.checkpoint import load_checkpoint
 from engine.config import resolve
 from engine.experiment import build
 from feeders import Feeder, get_benchmark, open_store
+from feeders.choices import STREAMS
 from fusion.scores import load_scores
+from fusion.stream_sets import find_sets
 from graph import get_skeleton
 from tests.engine.compare import equal
 from tests.engine.tiny import TinyEncoder
@@ -534,3 +536,14 @@ def test_bad_clips_are_all_named_or_skipped(call, clip_folder, tmp_path):
     skipping = call("--data.path", str(broken), "--data.on_bad_clip", "skip", "--optim.epochs", "1")
     assert skipping.code == 0
     assert all(Path(name).stem in skipping.out for name in names[:2])
+
+
+def test_the_four_streams_of_layered_files_make_one_set_to_fuse(call, tmp_path):
+    (tmp_path / "plain.yaml").write_text("csre: {enabled: false}\noptim: {epochs: 1}\n")
+    for stream in STREAMS:
+        assert call("--config", str(tmp_path / "plain.yaml"), "--data.stream", stream).code == 0
+    names = {"small+plain_bone", "small+plain_joint_motion", "small+plain_bone_motion", "small+plain"}
+    assert {path.name for path in (tmp_path / "runs" / "nw-ucla").iterdir()} == names
+    sets, problems = find_sets(tmp_path / "runs")
+    assert problems == []
+    assert {found.selection: found.missing for found in sets} == {"best": [], "last": []}
