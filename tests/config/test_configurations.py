@@ -101,6 +101,30 @@ def test_a_csre_run_differs_from_its_baseline_in_csre_alone(path):
     assert changed == {"csre.enabled"}
 
 
+RIVALS = {
+    "ntu120-xsub/ctrgcn_fr_head_joint": {
+        "fr_head.enabled": True,
+        "fr_head.version": "true_positives",
+        "data.bone_scale": 0.2,
+        "optim.epochs": 80,
+    },
+    "ntu120-xsub/ctrgcn_skeleton_gcl_joint": {"skeleton_gcl.enabled": True},
+    "nw-ucla/ctrgcn_fr_head_joint": {"fr_head.enabled": True},
+    "nw-ucla/ctrgcn_skeleton_gcl_joint": {"skeleton_gcl.enabled": True},
+}
+"""The released recipes of other training heads: what they change in CTR-GCN's."""
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_another_head_differs_from_its_baseline_as_released(name):
+    path = CONFIG / f"{name}.yaml"
+    mine, plain = settings(path), settings(path.with_name("ctrgcn_joint.yaml"))
+    assert {key: mine[key] for key in mine if mine[key] != plain[key]} == RIVALS[name]
+    assert (mine["fr_head.weight"], mine["skeleton_gcl.temperature"], mine["skeleton_gcl.projection"]) == (
+        *(0.1, 0.8, "frozen"),
+    )
+
+
 @pytest.mark.parametrize(
     ("encoder", "expected"),
     {
