@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from common.allocator import keep_freed_memory
 from common.front_door import end_with_torchrun, run_command
 from engine.config import resolve
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait make training many times slower when other programs share the cores. Read when
     # torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     return run_command(
         "main.py",
         lambda: _run(sys.argv[1:] if argv is None else argv),

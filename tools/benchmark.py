@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.allocator import keep_freed_memory
 from feeders import DataError
 from model import EncoderError
 from tools import benchmark_csre, benchmark_data, benchmark_encoder, benchmark_fused, benchmark_sharded
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done; 2 refused, the reason on stderr in one line.
     """
+    keep_freed_memory()
     arguments = _parser().parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

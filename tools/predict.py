@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 # Threads that spin while they wait slow each other down many times; read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from common.allocator import keep_freed_memory
 from common.errors import UserError
 from common.front_door import run_command
 from engine.config import resolve
@@ -64,6 +65,7 @@ class Answer(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused or with clips that could not be used."""
     options = _parser().parse_args(argv)
+    keep_freed_memory()
     return run_command("tools/predict.py", lambda: predict(options))
 
 

@@ -1,0 +1,57 @@
+"""Freed memory is kept for the next allocation, unless the user has set the allocator himself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is meant")
+
+PROGRAM = """
+import resource
+from common.allocator import keep_freed_memory
+done = keep_freed_memory()
+import numpy as np
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first = faults()
+print(done, first, faults())
+"""
+"""Fills 128 MiB twice, the second time after freeing the first; prints the page faults of both."""
+
+
+def run(**variables: str) -> tuple[bool, int, int]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=inherited | variables, capture_output=True, text=True, check=True)
+    said, first, second = done.stdout.split()
+    return said == "True", int(first), int(second)
+
+
+@glibc_only
+def test_a_second_allocation_finds_the_pages_of_the_first():
+    done, first, second = run()
+    assert done
+    assert second < 0.05 * first
+
+
+@glibc_only
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_a_variable_of_the_user_wins(name):
+    value = "glibc.malloc.arena_max=1" if name == "GLIBC_TUNABLES" else "131072"
+    done, first, second = run(**{name: value})
+    assert not done
+    assert second > 0.5 * first
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    from common import allocator
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not allocator.keep_freed_memory()
