@@ -13,7 +13,7 @@ from common.words import did_you_mean
 
 
 class DataError(UserError):
-    """Data that cannot be used: the message names the thing, the reason and the mend."""
+    """Data that cannot be used: the message names the thing, the reason and the fix."""
 
 
 class BadClip(NamedTuple):
@@ -31,11 +31,11 @@ class BadClipsError(DataError):
 
     def __init__(self, place: str, total: int, bad_clips: Sequence[BadClip]) -> None:
         self.bad_clips = tuple(bad_clips)
-        mend = "mend or remove them, or leave them out with data.on_bad_clip skip"
+        fix = "fix or remove them, or skip them with data.on_bad_clip skip"
         if len(bad_clips) == total:
-            mend = "none is left; check that data.path names the right data"
+            fix = "none is left; check that data.path names the right data"
         super().__init__(
-            f"{place}: {len(bad_clips)} of {total} clips cannot be used; {mend}:\n{describe_bad_clips(bad_clips)}"
+            f"{place}: {len(bad_clips)} of {total} clips cannot be used; {fix}:\n{describe_bad_clips(bad_clips)}"
         )
 
 

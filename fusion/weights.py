@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.words import did_you_mean
+from feeders.benchmarks import BENCHMARKS
 from fusion.fusing import Matched, Tally, count_correct, fuse
 from fusion.scores import ScoresError
 
@@ -26,11 +27,11 @@ _J, _B, _JM, _BM = "joint", "bone", "joint_motion", "bone_motion"
 
 @dataclass(frozen=True)
 class _Preset:
-    """Weights of one repository: `benchmarks` None means all, `any_number` that streams may be missing or repeated."""
+    """Weights of one repository: `benchmark` None means any, `any_number` that streams may be missing or repeated."""
 
     name: str
     weights: dict[str, float]
-    benchmarks: tuple[str, ...] | None = None
+    benchmark: str | None = None
     any_number: bool = False
 
     def fits(self, streams: Sequence[str | None]) -> bool:
@@ -44,19 +45,16 @@ def _four(joint: float, bone: float, joint_motion: float, bone_motion: float) ->
 
 
 # Where a repository has no working rule for a number of streams, there is no preset for it.
-_NTU = ("ntu60-xsub", "ntu60-xview", "ntu120-xsub", "ntu120-xset")
 _PRESETS = (
     _Preset("agcn", {_J: 1, _B: 1}),
     _Preset("ctrgcn", {_J: 1, _B: 1}),
     _Preset("ctrgcn", {_J: 0.6, _B: 0.6, _JM: 0.4}),
     _Preset("ctrgcn", _four(0.6, 0.6, 0.4, 0.4)),
-    _Preset("frhead", _four(2, 2, 1, 1), ("ntu60-xsub",)),
-    _Preset("frhead", _four(0.6, 0.6, 0.4, 0.4), ("ntu60-xview", "nw-ucla")),
-    _Preset("frhead", _four(0.6, 0.75, 0.3, 0.15), ("ntu120-xsub", "ntu120-xset")),
-    _Preset("hyperformer", _four(0.4, 0.6, 0.2, 0.2), _NTU),
-    _Preset("hyperformer", _four(0.4, 0.4, 0.3, 0.2), ("nw-ucla",)),
-    _Preset("blockgcn", _four(0.6, 0.7, 0.35, 0.2), _NTU),
-    _Preset("blockgcn", _four(0.7, 0.5, 0.6, 0.2), ("nw-ucla",)),
+    *(
+        _Preset(name, _four(*weights), benchmark.name)
+        for benchmark in BENCHMARKS.values()
+        for name, weights in benchmark.fusion_weights.items()
+    ),
     _Preset("infogcn", _four(1.5, 1.5, 1, 1), any_number=True),
 )
 
@@ -92,12 +90,12 @@ def preset_weights(name: str, streams: Sequence[str | None], benchmark: str | No
     fitting = [preset for preset in _PRESETS if preset.fits(streams)]
     of_name = [preset for preset in fitting if preset.name == name]
     for preset in of_name:
-        if preset.benchmarks is None or benchmark in preset.benchmarks:
+        if preset.benchmark in (None, benchmark):
             return [float(preset.weights[str(stream)]) for stream in streams]
     if of_name and benchmark is None:
-        known = ", ".join(benchmark for preset in of_name for benchmark in preset.benchmarks or ())
+        known = ", ".join(sorted(str(preset.benchmark) for preset in of_name))
         raise ScoresError(f"preset {name!r} differs between benchmarks; add --benchmark with one of {known}")
-    defined = [EQUAL, *dict.fromkeys(p.name for p in fitting if p.benchmarks is None or benchmark in p.benchmarks)]
+    defined = [EQUAL, *dict.fromkeys(p.name for p in fitting if p.benchmark in (None, benchmark))]
     raise ScoresError(
         f"preset {name!r} is not defined for {len(streams)} streams ({', '.join(map(str, streams))})"
         f"{f' on {benchmark}' if benchmark else ''}; defined there are {', '.join(defined)}, or give numbers"

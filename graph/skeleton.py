@@ -13,7 +13,7 @@ from common.errors import UserError
 
 
 class SkeletonError(UserError):
-    """A skeleton that does not exist or is not a tree of joints; the message names what, why and the mend."""
+    """A skeleton that does not exist or is not a tree of joints; the message names what, why and the fix."""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,16 @@ _NTU120_TRAINERS = _NTU60_TRAINERS | {
 """The subjects that train in X-Sub."""
 
 
-def _ntu(dataset: str, protocol: str, title: str, split: SplitRule, clips: tuple[int, int]) -> Benchmark:
-    """A protocol of NTU RGB+D; `clips` are the numbers of usable training and test clips."""
+def _ntu(
+    dataset: str,
+    protocol: str,
+    title: str,
+    split: SplitRule,
+    clips: tuple[int, int],
+    frhead: tuple[float, float, float, float],
+) -> Benchmark:
+    """A protocol of NTU RGB+D; `clips` are the numbers of usable training and test clips, `frhead` FR-Head's weights of
+    the four streams."""
     facts = DATASETS[dataset]
     return Benchmark(
         name=f"{dataset}-{protocol}",
@@ -48,6 +56,11 @@ def _ntu(dataset: str, protocol: str, title: str, split: SplitRule, clips: tuple
         expected_clips={"train": clips[0], "test": clips[1]},
         clips_per_class=_usable_per_class(dataset),
         missing=facts.missing,
+        fusion_weights={
+            "frhead": frhead,
+            "hyperformer": (0.4, 0.6, 0.2, 0.2),
+            "blockgcn": (0.6, 0.7, 0.35, 0.2),
+        },
         dataset=dataset,
         protocol=protocol,
     )
@@ -70,6 +83,7 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 60, half of the subjects against the others",
         SplitRule("subject", _NTU60_TRAINERS, frozenset(range(1, 41)) - _NTU60_TRAINERS),
         clips=(40_091, 16_487),
+        frhead=(2, 2, 1, 1),
     ),
     _ntu(
         "ntu60",
@@ -77,6 +91,7 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 60, cameras 2 and 3 against camera 1",
         SplitRule("camera", train=frozenset({2, 3}), test=frozenset({1})),
         clips=(37_646, 18_932),
+        frhead=(0.6, 0.6, 0.4, 0.4),
     ),
     _ntu(
         "ntu120",
@@ -84,6 +99,7 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 120, half of the subjects against the others",
         SplitRule("subject", _NTU120_TRAINERS, frozenset(range(1, 107)) - _NTU120_TRAINERS),
         clips=(63_026, 50_919),
+        frhead=(0.6, 0.75, 0.3, 0.15),
     ),
     _ntu(
         "ntu120",
@@ -91,6 +107,7 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 120, even set-ups against odd ones",
         SplitRule("setup", train=frozenset(range(2, 33, 2)), test=frozenset(range(1, 33, 2))),
         clips=(54_468, 59_477),
+        frhead=(0.6, 0.75, 0.3, 0.15),
     ),
 )
 

@@ -28,5 +28,10 @@ NW_UCLA = Benchmark(
     split=SplitRule("camera", train=frozenset({1, 2}), test=frozenset({3})),
     transforms="nw-ucla",
     expected_clips={"train": 1020, "test": 464},
+    fusion_weights={
+        "frhead": (0.6, 0.6, 0.4, 0.4),
+        "hyperformer": (0.4, 0.4, 0.3, 0.2),
+        "blockgcn": (0.7, 0.5, 0.6, 0.2),
+    },
     clips_per_class=(150, 152, 141, 173, 148, 149, 142, 142, 145, 142),
 )
