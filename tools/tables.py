@@ -219,7 +219,7 @@ def accuracy_table(records: list[Record], queries: Iterable[Query], weights: str
         rows.append(
             [
                 _benchmark(query.benchmark),
-                query.label or _title(query.encoder, [query.head] if query.head else []),
+                query.label or title_of(query.encoder, [query.head] if query.head else []),
                 f"{query.input} (with its motion)" if one_network else query.input,
                 f"{paper:.1f}" if paper else "",
                 spread(found["last"]),
@@ -297,7 +297,7 @@ def _levels(records: list[Record]) -> Table:
         pair = runs.get((benchmark, encoder, stream, seed, True))
         if with_csre or pair is None:
             continue
-        title = f"{_title(encoder, [])}, {stream}, seed {seed}"
+        title = f"{title_of(encoder, [])}, {stream}, seed {seed}"
         for level, numbers in levels(runs[benchmark, encoder, stream, seed, False], pair).items():
             shown = [f"{number:.2f}" for number in numbers[2:]] or [""] * 4
             rows.append([_benchmark(benchmark), title, level, *map(str, numbers[:2]), *shown, ""])
@@ -305,7 +305,7 @@ def _levels(records: list[Record]) -> Table:
         for head in ("", "csre"):
             query = Query("ntu120-xsub", "ctrgcn", head)
             rows.append(
-                [BENCHMARKS[query.benchmark], _title("ctrgcn", [head] if head else []), *[""] * 7, command_for(query)]
+                [BENCHMARKS[query.benchmark], title_of("ctrgcn", [head] if head else []), *[""] * 7, command_for(query)]
             )
     return rows
 
@@ -352,7 +352,7 @@ def _costs(records: list[Record]) -> Table:
                 memory = statistics.mean(record["peak_memory_mb"] / 1000 for record in runs)
                 minutes = statistics.mean(record["wall_seconds"] / 60 / record["epochs"] for record in runs)
                 ours = [f"{memory:.1f}", f"{minutes:.1f}", runs[0]["machine"]["device"], ""]
-            rows.append([_title(encoder, heads), *of_paper, *ours])
+            rows.append([title_of(encoder, heads), *of_paper, *ours])
     return rows
 
 
@@ -371,7 +371,7 @@ def runs_table(records: list[Record]) -> Table:
         benchmark, encoder, heads, streams, command, epochs = group
         members.sort(key=lambda record: record["seed"] if isinstance(record["seed"], int) else -1)
         seeds = ",".join(dict.fromkeys(str(record["seed"]) for record in members))
-        title = _title(encoder, heads)
+        title = title_of(encoder, heads)
         precision = ""
         if members[0]["kind"] == "ensemble":
             values = {s: [r["top1"] for r in members if r["selection"] == s] for s in ("last", "best")}
@@ -416,7 +416,8 @@ def _benchmark(name: str) -> str:
     return BENCHMARKS.get(name, name)
 
 
-def _title(encoder: str, heads: Sequence[str]) -> str:
+def title_of(encoder: str, heads: Sequence[str]) -> str:
+    """`CTR-GCN + CSRE`."""
     names = [HEADS[head].title if head in HEADS else head for head in heads]
     return " + ".join([ENCODERS.get(encoder, encoder), *names])
 

@@ -1,0 +1,151 @@
+"""Comparing runs: the statistics against known values, the pairing by seed and by clip, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from engine.config import resolve
+from fusion.scores import Scores, save_scores
+from tools.compare import CompareError, main, mcnemar, pair_up, paired_difference, read_run
+
+CLASSES = ["sit", "stand", "walk <fast>"]
+LABELS = np.repeat([0, 1, 2], 10)
+
+
+def write_run(tmp_path, name, seed, predicted, order=None, labels=LABELS):
+    """A finished run folder with the predicted classes of thirty clips, ten of each class."""
+    folder = tmp_path / name
+    folder.mkdir()
+    resolved = resolve(["--config", "config/nw-ucla/hcn_joint.yaml", "--seed", str(seed), "--name", name])
+    assert resolved is not None
+    (folder / "config.yaml").write_text(resolved.as_yaml())
+    per_class = {"per_class": dict.fromkeys(CLASSES, 0.0)}
+    (folder / "results.json").write_text(json.dumps({"last": per_class, "best": per_class}))
+    order = np.arange(30) if order is None else order
+    names = [f"clip {row}" for row in order]
+    logits = np.eye(3, dtype=np.float32)[np.asarray(predicted)[order]]
+    save_scores(folder / "scores_last.npz", Scores(names, labels[order], logits))
+    return folder
+
+
+def with_errors(*errors: tuple[int, int]):
+    """Predictions that are right but for (clip, predicted class)."""
+    predicted = LABELS.copy()
+    for clip, wrong in errors:
+        predicted[clip] = wrong
+    return predicted
+
+
+def test_paired_difference_has_the_t_interval():
+    difference = paired_difference([10, 20, 30], [11, 22, 33])
+    assert difference.mean == 2
+    assert difference.margin == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t of two degrees of freedom, 97.5 %
+    assert paired_difference([90], [91]) == (1, None)
+
+
+@pytest.mark.parametrize(("only_first", "only_second", "p"), [(0, 0, 1), (5, 5, 1), (1, 9, 22 / 1024), (6, 0, 2 / 64)])
+def test_mcnemar_is_exact(only_first, only_second, p):
+    first = np.array([True] * only_first + [False] * only_second + [True, False])
+    second = np.array([False] * only_first + [True] * only_second + [True, False])
+    found = mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (only_first, only_second)
+    assert found.p == pytest.approx(p)
+
+
+def test_runs_are_paired_by_seed_and_clips_by_name(tmp_path):
+    turned = np.arange(30)[::-1]
+    before = [read_run(write_run(tmp_path, f"a{seed}", seed, with_errors((seed, 2))), "last") for seed in (1, 2, 3)]
+    after = [read_run(write_run(tmp_path, f"b{seed}", seed, with_errors(), order=turned), "last") for seed in (3, 1)]
+    pairs = pair_up(before, after)
+    assert [(first.seed, second.seed) for first, second in pairs] == [(1, 1), (3, 3)]
+    for first, second in pairs:
+        assert second.names == first.names
+        assert (second.labels == first.labels).all()
+        assert np.flatnonzero(first.correct != second.correct).tolist() == [first.seed]
+
+
+def test_runs_that_cannot_be_paired(tmp_path):
+    one, again, other = (
+        read_run(write_run(tmp_path, name, seed, LABELS), "last") for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    with pytest.raises(CompareError, match=r"no seed on both sides .before --: \[1\], after: \[2\]"):
+        pair_up([one], [other])
+    with pytest.raises(CompareError, match=r"/a and .*/b: both of seed 1; name one"):
+        pair_up([one, again], [one])
+    with pytest.raises(CompareError, match=r"no results\.json"):
+        read_run(tmp_path, "last")
+
+
+def test_what_is_written(tmp_path, capsys):
+    # Of sit: 7 right before, 9 after; of stand: 10 and 9; walk stays at 10.
+    before = with_errors((0, 1), (1, 1), (2, 2))
+    after = with_errors((0, 1), (10, 2))
+    folders = [
+        write_run(tmp_path, f"{name}{seed}", seed, of) for seed in (1, 2) for name, of in (("a", before), ("b", after))
+    ]
+    out = tmp_path / "out"
+    assert main([str(folders[0]), str(folders[2]), "--", str(folders[1]), str(folders[3]), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "Mean difference +3.33 points over 2 pairs of seeds, 95 % interval +3.33 to +3.33; it does not hold 0." in text
+    )
+    assert (out / "comparison.txt").read_text() in text
+
+    def rows(name):
+        return list(csv.reader((out / f"{name}.csv").open()))
+
+    assert rows("seeds")[1] == ["1", "90.00", "93.33", "+3.33", "1", "2", "1.000"]
+    levels = {row[0]: row[1:] for row in rows("levels")}
+    assert levels["hard"][:5] == ["1", "20", "70.00", "90.00", "+20.00"]
+    assert levels["easy"][:5] == ["2", "40", "100.00", "95.00", "-5.00"]
+    assert rows("classes")[1:] == [
+        ["stand", "20", "100.00", "90.00", "-10.00"],
+        ["walk <fast>", "20", "100.00", "100.00", "+0.00"],
+        ["sit", "20", "70.00", "90.00", "+20.00"],
+    ]
+    assert rows("pairs")[1:] == [
+        ["sit", "stand", "20", "4", "2", "-2"],
+        ["sit", "walk <fast>", "20", "2", "0", "-2"],
+        ["stand", "walk <fast>", "20", "0", "2", "+2"],
+    ]
+    assert "Classes that rose by more than 3 points: 1; that fell: 1; of 3." in text
+
+    page = (out / "comparison.html").read_text()
+    assert "walk &lt;fast&gt;" in page
+    assert "<img" in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page), "the page needs another file"
+    assert not re.search(r"https?://|<script", page)
+
+
+def test_refusals(tmp_path, capsys):
+    folder = str(write_run(tmp_path, "a", 1, LABELS))
+
+    def refusal(*words: str) -> str:
+        assert main(list(words)) == 2
+        return capsys.readouterr().err
+
+    assert "name the baseline's runs, then --" in refusal(folder, folder)
+    assert "options come at the end" in refusal("--epoch", "best", "--", folder)
+    unknown = refusal(folder, "--", folder, "--tsne", "sti", "--out", str(tmp_path / "o"))
+    assert "unknown class 'sti' (did you mean 'sit'" in unknown
+
+
+def test_features_of_chosen_classes_are_drawn_from_the_weights(tmp_path, monkeypatch):
+    before, after = (write_run(tmp_path, name, 1, LABELS) for name in ("a", "b"))
+    rng = np.random.default_rng(0)
+    asked = []
+
+    def pooled(run, selection):
+        asked.append((run.folder.name, selection))
+        return rng.normal(size=(30, 5)).astype("f4") + 5 * LABELS[:, None], LABELS
+
+    monkeypatch.setattr("tools.compare._pooled_features", pooled)
+    assert main([str(before), "--", str(after), "--tsne", "sit,walk <fast>", "--out", str(tmp_path / "o")]) == 0
+    assert asked == [("a", "last"), ("b", "last")]
+    page = (tmp_path / "o/comparison.html").read_text()
+    assert page.count("data:image/png") == 2  # nothing moved: no Figure 5

@@ -1,0 +1,365 @@
+"""Compare runs with and without CSRE (or any two settings): is the difference more than chance, and where does it lie?
+
+    python tools/compare.py BASELINE... -- CSRE... --out comparison
+    python tools/compare.py work_dir/nw-ucla/hcn_joint_s* -- work_dir/nw-ucla/hcn_csre_joint_s* --tsne "throw,carry"
+
+Runs are paired by seed. Printed, and written to the folder as text, CSV, PNG and one HTML page without links:
+
+- the mean difference of the pairs with its 95 % t-interval;
+- for every seed McNemar's exact test over the clips: of those that one run has right and the other wrong, how likely is
+  a split as uneven as this, or more so, if both were equally good;
+- over all paired seeds the classes that are hard (< 80 %), medium (80-90 %) and easy (> 90 %) for the baseline (paper,
+  Table 7), those that moved by more than 3 points (Figure 5), and the most confused pairs of classes, before and after;
+- with --tsne the features of some classes side by side (Figure 6), of the first pair of seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, t
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
+
+from common.colours import BLUE, ORANGE
+from common.errors import UserError
+from common.front_door import run_command
+from common.words import did_you_mean
+from engine.figures import STYLE, draw_tsne, worst_pairs
+from fusion.scores import load_scores
+from tools.html_page import Figure, Section, write_page
+from tools.runs import heads_of, read_json, settings_of
+from tools.tables import levels, title_of
+
+MOVED = 3.0
+"""Points by which a class must move to be in Figure 5."""
+PAIRS = 10
+CONFIDENCE = 0.95
+
+
+class CompareError(UserError):
+    """Runs that cannot be compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run: where it lies, its seed, and of every test clip the class and the predicted class (n,)."""
+
+    folder: Path
+    title: str
+    seed: int
+    classes: list[str]
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Of every clip (n,)."""
+        return self.predicted == self.labels
+
+    @property
+    def top1(self) -> float:
+        """Accuracy in percent."""
+        return 100 * float(self.correct.mean())
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Clips (K, K) of class i taken for class j."""
+        counts = np.zeros((len(self.classes),) * 2, dtype=np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences, and the half-width of its interval; None for a single pair."""
+
+    mean: float
+    margin: float | None
+
+
+class McNemar(NamedTuple):
+    """Clips that only the first or only the second run has right, and the two-sided p of such a split."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_command("tools/compare.py", lambda: _compare(words))
+
+
+def paired_difference(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """The mean of `after` minus `before`, pair by pair, with its 95 % t-interval."""
+    differences = [second - first for first, second in zip(before, after, strict=True)]
+    if len(differences) < 2:
+        return Difference(mean(differences), None)
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
+    return Difference(mean(differences), quantile * stdev(differences) / sqrt(len(differences)))
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """McNemar's exact test of two runs on the same clips, correct or not (n,)."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    total = only_first + only_second
+    return McNemar(only_first, only_second, float(binomtest(only_first, total).pvalue) if total else 1.0)
+
+
+def read_run(folder: Path, selection: str) -> Run:
+    """A finished run by its score file.
+
+    Raises:
+        CompareError: no finished run. ScoresError: a damaged score file.
+    """
+    if not (folder / "results.json").exists():
+        raise CompareError(f"{folder}: no results.json in it; name folders of finished runs")
+    values, scores = settings_of(folder), load_scores(folder / f"scores_{selection}.npz")
+    assert scores.labels is not None, "our own score files carry labels"
+    return Run(
+        folder=folder,
+        title=f"{title_of(values['model.name'], heads_of(values))}, {values['data.stream'].replace('_', ' ')}",
+        seed=values["seed"],
+        classes=list(read_json(folder / "results.json")[selection]["per_class"]),
+        names=scores.names,
+        labels=scores.labels,
+        predicted=scores.logits.argmax(axis=1),
+    )
+
+
+def pair_up(baseline: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs of equal seeds, their clips in one order.
+
+    Raises:
+        CompareError: two runs of one seed on a side, no seed on both sides, other clips or classes.
+    """
+    sides: list[dict[int, Run]] = []
+    for runs in (baseline, others):
+        by_seed = {run.seed: run for run in runs}
+        for run in runs:
+            if by_seed[run.seed] is not run:
+                raise CompareError(f"{run.folder} and {by_seed[run.seed].folder}: both of seed {run.seed}; name one")
+        sides.append(by_seed)
+    seeds = sorted(sides[0].keys() & sides[1].keys())
+    if not seeds:
+        raise CompareError(f"no seed on both sides (before --: {sorted(sides[0])}, after: {sorted(sides[1])})")
+    return [(sides[0][seed], _in_order_of(sides[0][seed], sides[1][seed])) for seed in seeds]
+
+
+def _in_order_of(first: Run, second: Run) -> Run:
+    row_of = {name: row for row, name in enumerate(second.names)}
+    if row_of.keys() != set(first.names) or first.classes != second.classes:
+        raise CompareError(f"{first.folder} and {second.folder}: different test clips; compare runs of one benchmark")
+    order = np.array([row_of[name] for name in first.names])
+    return replace(second, names=first.names, labels=second.labels[order], predicted=second.predicted[order])
+
+
+# --- the parts of the comparison --------------------------------------------------------------------------------------
+
+
+def by_seed(pairs: Sequence[tuple[Run, Run]]) -> Section:
+    """Accuracies of every pair, McNemar's test, and the mean difference."""
+    rows = [["seed", "baseline", "compared", "difference", "only baseline right", "only compared right", "McNemar p"]]
+    for first, second in pairs:
+        test = mcnemar(first.correct, second.correct)
+        numbers = [f"{first.top1:.2f}", f"{second.top1:.2f}", f"{second.top1 - first.top1:+.2f}"]
+        rows.append([str(first.seed), *numbers, str(test.only_first), str(test.only_second), f"{test.p:.3f}"])
+    difference = paired_difference(*[[run.top1 for run in side] for side in zip(*pairs, strict=True)])
+    clip = 100 / len(pairs[0][0].labels)
+    if difference.margin is None:
+        text = f"Difference {difference.mean:+.2f} points with one seed, which has no interval; train further seeds."
+    else:
+        low, high = difference.mean - difference.margin, difference.mean + difference.margin
+        verdict = "does not hold 0" if low > 0 or high < 0 else "holds 0: no difference is shown"
+        text = (
+            f"Mean difference {difference.mean:+.2f} points over {len(pairs)} pairs of seeds, 95 % interval "
+            f"{low:+.2f} to {high:+.2f}; it {verdict}."
+        )
+    return Section("Accuracy by seed", f"{text} One test clip is {clip:.2f} points.", "seeds", rows)
+
+
+def by_level(counts: tuple[dict[str, list[int]], dict[str, list[int]]]) -> Section:
+    """Table 7."""
+    sides = ("baseline", "compared", "difference")
+    heads = [f"{mean} mean, {side}" for mean in ("class", "clip") for side in sides]
+    rows = [["level", "classes", "clips", *heads]]
+    for level, (classes, clips, *means) in levels(*counts).items():
+        cells = [f"{means[0]:.2f}", f"{means[1]:.2f}", f"{means[1] - means[0]:+.2f}"] if means else [""] * 3
+        cells += [f"{means[2]:.2f}", f"{means[3]:.2f}", f"{means[3] - means[2]:+.2f}"] if means else [""] * 3
+        rows.append([level, str(classes), str(clips), *cells])
+    text = "Hard: the baseline has less than 80 % of the class right; easy: more than 90 %. Classes were sorted by the "
+    text += "baseline's own errors, so that by chance alone hard ones rise and easy ones fall."
+    return Section("Hard, medium and easy classes (Table 7)", text, "levels", rows)
+
+
+def by_class(counts: tuple[dict[str, list[int]], dict[str, list[int]]], out: Path) -> Section:
+    """Figure 5: the classes that moved, and the table of all."""
+    changes = []
+    for name, (clips, correct) in counts[0].items():
+        if clips:
+            after = 100 * counts[1][name][1] / clips
+            changes.append((after - 100 * correct / clips, name, clips, 100 * correct / clips, after))
+    changes.sort()
+    rows = [["class", "clips", "baseline", "compared", "difference"]]
+    rows += [[name, str(clips), f"{a:.2f}", f"{b:.2f}", f"{change:+.2f}"] for change, name, clips, a, b in changes]
+    moved = [entry for entry in changes if abs(entry[0]) > MOVED]
+    rise, fall = sum(entry[0] > 0 for entry in moved), sum(entry[0] < 0 for entry in moved)
+    text = f"Classes that rose by more than {MOVED:g} points: {rise}; that fell: {fall}; of {len(changes)}."
+    figures = []
+    if moved:
+        with plt.style.context(STYLE):
+            figure, axes = plt.subplots(figsize=(7, 1.2 + 0.3 * len(moved)))
+            axes.barh(
+                [entry[1] for entry in moved],
+                [entry[0] for entry in moved],
+                color=[BLUE if entry[0] > 0 else ORANGE for entry in moved],
+            )
+            axes.axvline(0, color="black", linewidth=0.8)
+            axes.set(xlabel="change of accuracy [points]", title=f"Classes that moved by more than {MOVED:g} points")
+            figures.append(_saved(figure, out / "moved_classes.png", "Bars: change of each class's accuracy in points"))
+    return Section("Classes that moved (Figure 5)", text, "classes", rows, figures)
+
+
+def by_pair(pairs: Sequence[tuple[Run, Run]]) -> Section:
+    """The pairs of classes that either side confuses most."""
+    classes = pairs[0][0].classes
+    before, after = (np.sum([run.confusion for run in side], axis=0) for side in zip(*pairs, strict=True))
+    worst = dict.fromkeys((p.true, p.predicted) for side in (before, after) for p in worst_pairs(side, PAIRS))
+    rows = [["true class", "taken for", "clips", "baseline", "compared", "difference"]]
+    for true, predicted in sorted(worst, key=lambda place: -before[place]):
+        counts = int(before[true, predicted]), int(after[true, predicted])
+        total = int(before[true].sum())
+        rows.append([classes[true], classes[predicted], str(total), *map(str, counts), f"{counts[1] - counts[0]:+d}"])
+    text = f"Clips of one class taken for another, the {PAIRS} worst pairs of either side; over all paired seeds."
+    return Section("Most confused pairs", text, "pairs", rows)
+
+
+def features(pair: tuple[Run, Run], chosen: Sequence[str], selection: str, out: Path) -> Section:
+    """Figure 6: t-SNE of the pooled features of some classes, a figure for each run."""
+    from sklearn.manifold import TSNE
+
+    classes = [_class_index(name, pair[0].classes) for name in chosen]
+    figures = []
+    for side, run in zip(("baseline", "compared"), pair, strict=True):
+        pooled, labels = _pooled_features(run, selection)
+        mine = np.isin(labels, classes)
+        pooled, labels = pooled[mine], labels[mine]
+        if len(labels) < 4:
+            raise CompareError(f"--tsne {','.join(chosen)}: only {len(labels)} test clips; name more classes")
+        perplexity = min(30.0, (len(labels) - 1) / 3)
+        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(pooled)
+        path = out / f"features_{side}.png"
+        draw_tsne(points, labels, run.classes, f"{run.title}, seed {run.seed}: {run.top1:.2f} %", path, classes)
+        figures.append(Figure(path, f"Points of the classes {', '.join(chosen)} in the features of {run.title}"))
+    text = f"t-SNE of the last feature map, averaged over persons, frames and joints; {selection} epoch. "
+    text += "Distances between clusters mean little, and another start draws another picture."
+    return Section("Features of chosen classes (Figure 6)", text, figures=figures)
+
+
+def _pooled_features(run: Run, selection: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features (n, C) and labels (n) of all test clips, from the weights of an epoch."""
+    from engine.config import resolve
+    from engine.evaluate import pooled_features
+    from engine.experiment import build
+    from model import load_weights_file
+
+    weights = run.folder / "checkpoints" / f"{selection}.pt"
+    words = ["--config", str(run.folder), "--phase", "test", "--weights", str(weights), "--device", "cpu"]
+    resolved = resolve(words)
+    assert resolved is not None
+    experiment = build(resolved.config)
+    load_weights_file(experiment.encoder, weights)
+    clips = experiment.test_clips
+    return pooled_features(experiment.encoder, clips, len(clips), resolved.config.optim, experiment.device)
+
+
+def _class_index(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise CompareError(f"--tsne: unknown class {name!r}{did_you_mean(name, classes)}; known: {', '.join(classes)}")
+    return list(classes).index(name)
+
+
+def _counts(pairs: Sequence[tuple[Run, Run]]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Of each side, by class: clips, and correct ones, over all paired seeds."""
+    classes = pairs[0][0].classes
+    sides = []
+    for side in zip(*pairs, strict=True):
+        confusion = np.sum([run.confusion for run in side], axis=0)
+        totals, correct = confusion.sum(axis=1).tolist(), confusion.diagonal().tolist()
+        sides.append({name: [total, right] for name, total, right in zip(classes, totals, correct, strict=True)})
+    return sides[0], sides[1]
+
+
+def _saved(figure: plt.Figure, path: Path, description: str) -> Figure:
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+    return Figure(path, description)
+
+
+def _compare(words: list[str]) -> None:
+    options = _parse(words)
+    baseline = [read_run(folder, options.epoch) for folder in options.baseline]
+    others = [read_run(folder, options.epoch) for folder in options.compared]
+    pairs = pair_up(baseline, others)
+    options.out.mkdir(parents=True, exist_ok=True)
+    counts = _counts(pairs)
+    sections = [by_seed(pairs), by_level(counts), by_class(counts, options.out), by_pair(pairs)]
+    if options.tsne:
+        chosen = [name.strip() for name in options.tsne.split(",")]
+        sections.append(features(pairs[0], chosen, options.epoch, options.out))
+    title = f"{pairs[0][1].title} compared with {pairs[0][0].title}"
+    chosen_on = ", which was chosen on these clips" if options.epoch == "best" else ""
+    notes = [f"{len(pairs[0][0].labels)} test clips; {options.epoch} epoch{chosen_on}."]
+    paired = {run.folder for pair in pairs for run in pair}
+    alone = [str(run.folder) for run in [*baseline, *others] if run.folder not in paired]
+    if alone:
+        notes.append(f"Not paired, for want of a run of the same seed on the other side: {', '.join(alone)}.")
+    text = "\n\n".join([title, *notes, *(section.as_text() for section in sections)])
+    print(text)
+    (options.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+    for section in sections:
+        if section.rows:
+            with (options.out / f"{section.name}.csv").open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(section.rows)
+    write_page(options.out / "comparison.html", title, notes, sections)
+    print(f"\nall of it is in {options.out}, as one page in {options.out / 'comparison.html'}")
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="tools/compare.py",
+        usage="python tools/compare.py BASELINE... -- COMPARED... [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("compared", nargs="+", type=Path, metavar="COMPARED", help="run folders of the other side, after --")
+    add("--epoch", choices=("last", "best"), default="last", help="which epoch is compared (default: %(default)s)")
+    add("--tsne", metavar="CLASS,CLASS", help="classes whose features are drawn, by name")
+    add("--out", type=Path, default=Path("comparison"), metavar="FOLDER", help="(default: %(default)s)")
+    if "--" not in words and not {"-h", "--help"} & set(words):
+        raise CompareError("name the baseline's runs, then --, then those to compare with them")
+    start = words.index("--") if "--" in words else 0
+    before, options = words[:start], parser.parse_args(words[start + bool(start) :])
+    if not before or any(word.startswith("-") for word in before):
+        raise CompareError("before -- stand the run folders of the baseline alone; options come at the end")
+    options.baseline = [Path(word) for word in before]
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
