@@ -105,8 +105,9 @@ class BlockGCN(BlockEncoder):
         table = same(self.fc.linear, "fc.linear", "fc")
         table |= {f"embedding.{name}": source for name, source in self.embedding.published_names().items()}
         table |= within("topology", "topo", self.topology.published_names())
-        table |= joined(self.terms.linear, "terms.linear", [f"{term}.mlp" for term in terms])
-        table |= joined(self.terms.bn, "terms.bn", [f"{term}.bn" for term in terms])
+        widths = self.terms.widths
+        table |= joined(self.terms.linear, "terms.linear", [f"{term}.mlp" for term in terms], widths=widths)
+        table |= joined(self.terms.bn, "terms.bn", [f"{term}.bn" for term in terms], widths=widths)
         return table | published_blocks(self.blocks)
 
 

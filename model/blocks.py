@@ -43,12 +43,13 @@ def one_image(maps: Tensor) -> Tensor:
 
 def skeleton_maps(images: Tensor, num_skeletons: int) -> Tensor:
     """(b, C, H, T) -> (n, C, V, T), without a copy, for one image of all skeletons as well as for their own maps."""
-    return images.unflatten(2, (num_skeletons // len(images), -1)).transpose(1, 2).flatten(0, 1)
+    return images.unflatten(2, (num_skeletons // images.shape[0], -1)).transpose(1, 2).flatten(0, 1)
 
 
 def pointwise(x: Tensor, convolution: nn.Conv1d | nn.Conv2d) -> Tensor:
     """A 1x1 convolution of images (b, C_in, H[, T]) -> (b, C_out, H[, T']); of one image as a plain matrix product."""
-    if len(x) > 1:
+    # An exported program must not depend on the number of clips; and len() would make it a constant.
+    if torch.compiler.is_exporting() or x.shape[0] > 1:
         return convolution(x)
     assert convolution.bias is not None
     kept = x[0, ..., :: convolution.stride[-1]]

@@ -110,17 +110,17 @@ class RefinedGraphConvolution(PublishedModule):
         difference = self._differences(x)
         # Two more relation channels make the product with the weights the whole sum: one for the bias, one for PA.
         shared = self.topology.mT.flatten(1)[:, None, None].to(difference.dtype)
-        shared = shared.expand(len(x), -1, -1, difference.shape[3], -1)
+        shared = shared.expand(x.shape[0], -1, -1, difference.shape[3], -1)
         relations = torch.cat([difference, torch.ones_like(shared), shared], dim=2).flatten(3)
         bias = self.alpha * self.refine_bias.unsqueeze(-1)
         weight = torch.cat([self.alpha * self.refine_weight, bias, torch.ones_like(bias)], dim=2)
-        topology = torch.matmul(weight, relations).view(len(x), SUBSETS, -1, joints, joints)
+        topology = torch.matmul(weight, relations).view(x.shape[0], SUBSETS, -1, joints, joints)
         return topology.transpose(1, 2).reshape(-1, SUBSETS * joints, joints)
 
     def _differences(self, x: Tensor) -> Tensor:
         """tanh(P_k[u] - Q_k[v]): (b, k, r, n / b, v * u)."""
         joints = self.topology.shape[-1]
-        pairs = pointwise(x.mean(dim=3), self.relation).view(len(x), 2, SUBSETS, self.relation_channels, -1, joints)
+        pairs = pointwise(x.mean(dim=3), self.relation).view(x.shape[0], 2, SUBSETS, self.relation_channels, -1, joints)
         targets, sources = pairs.unbind(1)  # each (b, k, r, n / b, V)
         return torch.tanh(targets.unsqueeze(-2) - sources.unsqueeze(-1)).flatten(-2)
 
@@ -133,11 +133,14 @@ class RefinedGraphConvolution(PublishedModule):
 
     def published_names(self) -> dict[str, Source]:
         subsets = [f"convs.{k}" for k in range(SUBSETS)]
-        table = joined(self.relation, "relation", [f"{k}.{conv}" for conv in ("conv1", "conv2") for k in subsets])
+        relations = [f"{k}.{conv}" for conv in ("conv1", "conv2") for k in subsets]
+        kernel = (self.relation_channels, self.relation.in_channels, 1, 1)
+        table = joined(self.relation, "relation", relations, weight_shape=kernel)
         table |= joined(self.transform, "transform", [f"{k}.conv3" for k in subsets], interleave)
+        kernels = ((self.out_channels, self.relation_channels, 1, 1),) * SUBSETS
         table |= {
-            f"refine_{entry}": Source(tuple(f"{k}.conv4.{entry}" for k in subsets), torch.stack)
-            for entry in ("weight", "bias")
+            f"refine_{entry}": Source(tuple(f"{k}.conv4.{entry}" for k in subsets), torch.stack, shapes)
+            for entry, shapes in (("weight", kernels), ("bias", ()))
         }
         table |= {"alpha": Source(("alpha",)), "topology": Source(("PA",))}
         return table | same(self.bn, "bn", "bn") | published_down(self.down)

@@ -174,7 +174,7 @@ class Encoder(nn.Module, ABC):
                 f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, expected (N, C, T, V, M) = "
                 f"(N, {', '.join(map(str, expected))}){': ' if wrong else ''}{', '.join(wrong)}"
             )
-        if len(clips) == 0:
+        if clips.shape[0] == 0:  # len() would fix the number of clips in an exported program
             raise EncoderError(
                 f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, a batch without clips; leave it out"
             )

@@ -181,9 +181,11 @@ class HypergraphAttention(nn.Module):
 
     def published_names(self) -> dict[str, Source]:
         table = same(self.norm, "norm", "norm1") | same(self.project, "project", "attn.proj")
+        channels, inputs = self.to_groups.weight.shape
+        kernels = [(width, inputs, 1, 1) for width in (channels, 2 * channels)]
         table |= {
-            "to_qkv.weight": Source(("attn.q.weight", "attn.kv.weight")),
-            "to_groups.weight": Source(("pe_proj.weight",)),
+            "to_qkv.weight": Source(("attn.q.weight", "attn.kv.weight"), shapes=tuple(kernels)),
+            "to_groups.weight": Source(("pe_proj.weight",), shapes=(kernels[0],)),
         }
         table |= {name: Source((f"attn.{name}",)) for name in ("rpe", "w1", "outer", "alpha")}
         return table | same(self.skip, "skip", "skip_proj")

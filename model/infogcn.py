@@ -212,6 +212,8 @@ class GatedGraphConvolution(PublishedModule):
     def published_names(self) -> dict[str, Source]:
         heads = [f"conv_d.{head}" for head in range(HEADS)]
         table = same(self.norm, "norm", "attn.ln") | same(self.to_qk, "to_qk", "attn.to_qk")
-        table |= {"topology": Source(("shared_topology",))} | joined(self.transform, "transform", heads, side_by_side)
+        kernel = (self.transform.out_features, self.transform.in_features // HEADS, 1, 1)
+        table |= joined(self.transform, "transform", heads, side_by_side, weight_shape=kernel)
+        table |= {"topology": Source(("shared_topology",))}
         table |= {"transform_bias": Source(tuple(f"{head}.bias" for head in heads), torch.stack)}
         return table | same(self.bn, "bn", "bn") | published_down(self.down)

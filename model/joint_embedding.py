@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.blocks import PersonNorm
 from model.encoder import COORDINATES
-from model.published import Source, same
+from model.published import Source, joined, same
 
 
 class JointEmbedding(nn.Module):
@@ -34,7 +34,7 @@ class JointEmbedding(nn.Module):
 
     def published_names(self) -> dict[str, Source]:
         """Names of this module's state in both published encoders, which keep it at their top level."""
-        table = same(self.coordinates, "coordinates", "to_joint_embedding") | same(
-            self.norm.norm, "norm.norm", "data_bn"
-        )
-        return table | {"position": Source(("pos_embedding",))}
+        linear = (self.coordinates.out_channels, COORDINATES)
+        table = joined(self.coordinates, "coordinates", ["to_joint_embedding"], weight_shape=linear)
+        table |= same(self.norm.norm, "norm.norm", "data_bn")
+        return table | {"position": Source(("pos_embedding",), shapes=((1, *self.position.shape),))}

@@ -6,9 +6,10 @@ For every entry of its own state dict an encoder tells which published tensors i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,8 @@ class Source:
 
     names: tuple[str, ...]
     join: Callable[[list[Tensor]], Tensor] = torch.cat
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the published tensors, where they are not equal parts of ours."""
 
 
 class PublishedModule(nn.Module, ABC):
@@ -54,11 +57,25 @@ def joined(
     ours: str,
     published: Sequence[str],
     join: Callable[[list[Tensor]], Tensor] = torch.cat,
+    weight_shape: tuple[int, ...] | None = None,
+    widths: Sequence[int] | None = None,
 ) -> dict[str, Source]:
-    """Table of a layer of ours that holds several published layers of its kind."""
+    """Table of a layer of ours that holds several published layers of its kind.
+
+    `weight_shape` is that of each published weight, where it has more or fewer axes than ours; `widths` are their
+    outputs, where they differ.
+    """
+
+    def shapes(entry: str, tensor: Tensor) -> tuple[tuple[int, ...], ...]:
+        if widths is not None and tensor.ndim:
+            return tuple((width, *tensor.shape[1:]) for width in widths)
+        return (weight_shape,) * len(published) if weight_shape is not None and entry == "weight" else ()
+
     return {
         f"{ours}.{entry}": Source(
-            tuple(f"{name}.{entry}" for name in published), join if tensor.ndim else _largest_count
+            tuple(f"{name}.{entry}" for name in published),
+            join if tensor.ndim else _largest_count,
+            shapes(entry, tensor),
         )
         for entry, tensor in layer.state_dict().items()
     }
@@ -72,7 +89,7 @@ def same(layer: nn.Module, ours: str, published: str) -> dict[str, Source]:
 def within(ours: str, published: str, table: Mapping[str, Source]) -> dict[str, Source]:
     """The table of a module, seen from the module that holds it under these names."""
     return {
-        f"{ours}.{name}": Source(tuple(f"{published}.{part}" for part in source.names), source.join)
+        f"{ours}.{name}": replace(source, names=tuple(f"{published}.{part}" for part in source.names))
         for name, source in table.items()
     }
 
@@ -112,6 +129,63 @@ def load_published_weights(encoder: Encoder, state_dict: Mapping[str, Tensor]) -
     assert table.keys() == own.keys(), f"{type(encoder).__name__}: its table of published names has gaps"
     parts = {ours: {name: state[name] for name in source.names} for ours, source in table.items()}
     load_checked(encoder, {ours: _join(table[ours], list(parts[ours].values()), own[ours]) for ours in table}, parts)
+
+
+def published_state_dict(encoder: Encoder) -> dict[str, Tensor]:
+    """The encoder's weights under their published names and in their published shapes, for the authors' own code.
+
+    The reverse of `load_published_weights`: loading and exporting again gives the same bits.
+
+    Raises:
+        EncoderError: no published weights of this encoder are known.
+        WeightsError: the weights hold what the published names have no place for.
+    """
+    state: dict[str, Tensor] = {}
+    tensors = encoder.state_dict()
+    for ours, source in encoder.published_names().items():
+        own = tensors[ours]
+        if not source.names:
+            if not torch.equal(source.join([]), own):
+                raise WeightsError(f"{ours}: trained otherwise than published weights are, whose names cannot say so")
+            continue
+        shapes = source.shapes or _equal_parts(source, own)
+        sizes = [math.prod(shape) for shape in shapes]
+        if sum(sizes) != own.numel():  # a count that all parts share
+            state |= {name: own.clone() for name in source.names}
+            continue
+        # Joining the numbers of the elements shows where each of them goes.
+        numbers = torch.arange(own.numel()).split(sizes)
+        order = source.join([part.reshape(shape) for part, shape in zip(numbers, shapes, strict=True)]).flatten()
+        flat = torch.empty_like(own).flatten()
+        flat[order] = own.flatten()
+        parts = flat.split(sizes)
+        state |= {name: part.reshape(shape) for name, part, shape in zip(source.names, parts, shapes, strict=True)}
+    return state
+
+
+def _equal_parts(source: Source, own: Tensor) -> tuple[tuple[int, ...], ...]:
+    """The shape of each published tensor, all alike, that give the shape of ours when joined."""
+    count, shape = len(source.names), tuple(own.shape)
+    if count == 1:
+        return (_published_kernel(shape),)
+    if not shape:
+        return ((),) * count
+    candidates = [(shape[0] // count, *shape[1:])]
+    if len(shape) > 1:
+        candidates += [shape[1:], (shape[0], shape[1] // count, *shape[2:])]
+    for part in candidates:
+        try:
+            joined = source.join([torch.empty(part, device="meta")] * count)
+        except RuntimeError:
+            continue
+        if joined.shape == shape:
+            return (_published_kernel(part),) * count
+    raise AssertionError(f"{source.names[0]}: its table needs the shapes of the published tensors")
+
+
+def _published_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Published kernels are (frames, joints), ours (joints, frames)."""
+    return (*shape[:2], shape[3], shape[2]) if len(shape) == 4 else shape
 
 
 def is_published(encoder: Encoder, names: set[str]) -> bool:

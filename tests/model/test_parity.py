@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from model import list_encoders, load_published_weights
+from model.published import published_state_dict
 from tests.model.parity import LABELS, SKELETONS, Fixture, largest_difference, relative_l2
 
 
@@ -36,6 +37,15 @@ def test_number_of_parameters(fixture, encoder):
 def test_published_names_are_all_used_and_no_others(fixture, encoder):
     named = [name for source in encoder.published_names().values() for name in source.names]
     assert sorted(named) == sorted(name for name, _, _ in fixture.keys)
+
+
+def test_published_weights_come_back_to_the_bit(fixture, encoder):
+    given, returned = fixture.published_state(), published_state_dict(encoder)
+    assert given.keys() == returned.keys()
+    for name, tensor in given.items():
+        assert tensor.shape == returned[name].shape, name
+        assert tensor.dtype == returned[name].dtype, name
+        assert torch.equal(tensor, returned[name]), name
 
 
 def test_evaluation_in_single_precision(fixture, encoder):
