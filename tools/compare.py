@@ -54,11 +54,15 @@ class CompareError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: where it lies, its seed, and of every test clip the class and the predicted class (n,)."""
+    """A finished run: where it lies, its seed, and of every test clip the class and the predicted class (n,).
+
+    validated: whether the best epoch was chosen on clips held out of training.
+    """
 
     folder: Path
     title: str
     seed: int
+    validated: bool
     classes: list[str]
     names: Sequence[str]
     labels: NDArray[np.int64]
@@ -133,6 +137,7 @@ def read_run(folder: Path, selection: str) -> Run:
         folder=folder,
         title=f"{title_of(values['model.name'], heads_of(values))}, {values['data.stream'].replace('_', ' ')}",
         seed=values["seed"],
+        validated=values["data.validation"] > 0,
         classes=list(read_json(folder / "results.json")[selection]["per_class"]),
         names=scores.names,
         labels=scores.labels,
@@ -321,7 +326,10 @@ def _compare(words: list[str]) -> None:
         chosen = [name.strip() for name in options.tsne.split(",")]
         sections.append(features(pairs[0], chosen, options.epoch, options.out))
     title = f"{pairs[0][1].title} compared with {pairs[0][0].title}"
-    chosen_on = ", which was chosen on these clips" if options.epoch == "best" else ""
+    chosen_on = ""
+    if options.epoch == "best":
+        honest = all(run.validated for run in [*baseline, *others])
+        chosen_on = f", chosen on {'held-out training clips' if honest else 'these same test clips'}"
     notes = [f"{len(pairs[0][0].labels)} test clips; {options.epoch} epoch{chosen_on}."]
     paired = {run.folder for pair in pairs for run in pair}
     alone = [str(run.folder) for run in [*baseline, *others] if run.folder not in paired]

@@ -8,8 +8,8 @@ Torch is imported only for encoders with options. A record is a dictionary of pl
 | name, benchmark, encoder, heads, stream, seed, epochs | as in the configuration; `heads` is a list of sections |
 | config, command | configuration file (A.yaml+B.yaml: B over A), and the command that repeats the run with it |
 | settings | every setting that is not at its default, but those that say where and how a run executes |
-| last, best | `epoch` and `top1` (%) on the test clips; the best epoch is chosen on these clips |
-| curve | test top-1 (%) of every epoch, null where none was tested |
+| last, best | `epoch` and `top1` (%) on the test clips; the best epoch is chosen on them, or on held-out ones |
+| curve, validation_curve | top-1 (%) of every epoch on test clips and, if any, on held-out ones; null: not tested |
 | classes | of each class: number of test clips, those correct in the last epoch, in the best |
 | commit, machine, torch, wall_seconds, peak_memory_mb | of the training |
 | data | fingerprints of the training and test clips |
@@ -87,7 +87,7 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
         raise RecordError(f"{folder}: a test of stored weights, not a training; name the run folder itself")
     values = settings_of(folder)
     records = read_records(folder / "metrics.jsonl")
-    tested = {entry["epoch"]: round(entry["top1"], 4) for entry in records if entry["kind"] == "test"}
+    curves = {kind: _curve(records, kind, results["last"]["epoch"]) for kind in ("test", "validation")}
     config = config or _config_file(environment["command"], values["data.stream"])
     return {
         "kind": "run",
@@ -103,7 +103,8 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
         "settings": {key: value for key, value in computed(values).items() if value != leaves()[key].default},
         "last": {"epoch": results["last"]["epoch"], "top1": round(results["last"]["top1"], 4)},
         "best": {"epoch": results["best"]["epoch"], "top1": round(results["best"]["top1"], 4)},
-        "curve": [tested.get(epoch) for epoch in range(1, values["optim.epochs"] + 1)],
+        "curve": curves["test"],
+        **({"validation_curve": curves["validation"]} if any(curves["validation"]) else {}),
         "classes": _classes(folder),
         "commit": commit or environment.get("commit"),
         "machine": {key: environment.get(key) for key in ("device", "cpu", "threads", "platform")},
@@ -229,6 +230,12 @@ def _config_file(command: Sequence[str], stream: str) -> str:
     if not found:
         raise RecordError("the run's command line names no configuration file; name one: --config")
     return "+".join(found)
+
+
+def _curve(records: Sequence[Record], kind: str, epochs: int) -> list[float | None]:
+    """Top-1 (%) of every epoch by the records of that kind."""
+    top1 = {entry["epoch"]: round(entry["top1"], 4) for entry in records if entry["kind"] == kind}
+    return [top1.get(epoch) for epoch in range(1, epochs + 1)]
 
 
 def _classes(folder: Path) -> dict[str, list[int]]:

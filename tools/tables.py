@@ -358,7 +358,9 @@ def _costs(records: list[Record]) -> Table:
 
 def runs_table(records: list[Record]) -> Table:
     """Every run, those that differ in their seed alone in one row, with the command that repeats it."""
-    rows = [["benchmark", "run", "input", "epochs", "last", "best", "paper", "seeds", "precision", "command"]]
+    rows = [
+        ["benchmark", "run", "input", "epochs", "last", "best", "validation", "paper", "seeds", "precision", "command"]
+    ]
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         benchmark, encoder, heads = record["benchmark"], record["encoder"], tuple(record["heads"])
@@ -392,6 +394,7 @@ def runs_table(records: list[Record]) -> Table:
                 str(epochs),
                 spread(values["last"]),
                 spread(values["best"]),
+                spread([max(filter(None, curve)) for record in members if (curve := record.get("validation_curve"))]),
                 f"{paper:.1f}" if paper else "",
                 seeds,
                 precision,

@@ -122,6 +122,18 @@ def test_what_is_written(tmp_path, capsys):
     assert not re.search(r"https?://|<script", page)
 
 
+def test_the_best_epoch_says_what_it_was_chosen_on(tmp_path, capsys):
+    folder = write_run(tmp_path, "a", 1, LABELS)
+    (folder / "scores_last.npz").rename(folder / "scores_best.npz")
+    words = [str(folder), "--", str(folder), "--epoch", "best", "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    assert "best epoch, chosen on these same test clips" in capsys.readouterr().out
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(re.sub(r"validation: \S+", "validation: 0.1", settings))
+    assert main(words) == 0
+    assert "best epoch, chosen on held-out training clips" in capsys.readouterr().out
+
+
 def test_refusals(tmp_path, capsys):
     folder = str(write_run(tmp_path, "a", 1, LABELS))
 

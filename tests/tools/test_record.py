@@ -101,6 +101,16 @@ def test_the_command_of_a_record_repeats_its_settings(record, tmp_path):
     assert {key: value for key, value in settings.items() if value != DEFAULTS[key]} == made["settings"]
 
 
+def test_a_run_that_held_clips_out_and_stopped_early(record, tmp_path):
+    folder = write_run(tmp_path, "--data.validation", "0.1", "--optim.epochs", "9")
+    with (folder / "metrics.jsonl").open("a") as metrics:
+        metrics.write("\n" + json.dumps({"kind": "validation", "epoch": 2, "top1": 88.0}))
+    (made,) = record(folder)
+    assert made["epochs"] == 9
+    assert made["curve"] == [50.0, 100.0, 75.0]
+    assert made["validation_curve"] == [None, 88.0, None]
+
+
 def test_streams_that_had_files_of_their_own_are_settings_today(record, tmp_path):
     folder = write_run(tmp_path, stream="bone_motion")
     environment = json.loads((folder / "environment.json").read_text())
@@ -198,5 +208,7 @@ def test_every_record_resolves_with_the_configurations_of_today(file):
         settings = settings_of_command(made["command"])
         assert {key: value for key, value in settings.items() if value != DEFAULTS[key]} == made["settings"]
         assert renewed(made) == made
-        assert made["curve"][made["best"]["epoch"] - 1] == made["best"]["top1"] == max(filter(None, made["curve"]))
+        deciding = made.get("validation_curve", made["curve"])
+        assert deciding[made["best"]["epoch"] - 1] == max(filter(None, deciding))
+        assert made["curve"][made["best"]["epoch"] - 1] == made["best"]["top1"]
         assert made["curve"][-1] == made["last"]["top1"]

@@ -196,6 +196,9 @@ def test_all_runs_stand_in_one_table_with_the_command_that_repeats_them():
     )
     words = "--config config/nw-ucla/ctrgcn_joint.yaml --with optim.amp=bf16 --seeds 1,2"
     assert plain["command"] == f"python tools/sweep.py {words}"
+    assert plain["validation"] == ""
+    validated = run(1) | {"validation_curve": [None, 95.0, 94.0]}
+    assert row_of(runs_table([validated]), run="CTR-GCN")["validation"] == "95.00"
     other = row_of(rows, run="CTR-GCN + CSRE, csre.temperature 0.5")
     assert "--with csre.temperature=0.5" in other["command"]
     assert other["paper"] == ""
