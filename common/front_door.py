@@ -14,27 +14,26 @@ from common.errors import UserError, reason_of
 _PARENT = os.getppid()
 
 
-def run_command(program: str, command: Callable[[], object], interrupted: str = "interrupted") -> int:
+def run_command(program: str, command: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """Run a command and return the exit code of the process.
 
     Args:
         program: how the user called it, the head of the line that reports an error.
-        command: the work; it raises UserError for what the user can fix.
+        command: the work; it raises UserError for what the user can fix, and may return an exit code.
         interrupted: what to say when Ctrl-C ends it.
 
     Returns:
-        0 done; 2 refused, by the command or by the system (no permission, disk full); the code of another UserError;
-        130 Ctrl-C.
+        What the command returns, or 0; 2 refused, by the command or by the system (no permission, disk full); the code
+        of another UserError; 130 Ctrl-C.
     """
     try:
-        command()
+        return command() or 0
     except UserError as error:
         return _report(program, "" if error.silent else str(error), error.exit_code)
     except OSError as error:
         return _report(program, f"{error.filename or 'the system'}: {reason_of(error)}", 2)
     except KeyboardInterrupt:
         return _report(program, interrupted, 130)
-    return 0
 
 
 def end_with_torchrun() -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.front_door import run_command
 from feeders.choices import SECOND_PERSON
-from feeders.ntu.command_line import Bars, Parser, positive, run_command
-from feeders.ntu.export import PUBLISHED_FRAMES, export_npz
+from feeders.ntu.command_line import ClipBar, Parser, positive
+from feeders.ntu.export import export_npz
+from feeders.ntu.names import PUBLISHED_FRAMES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,18 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 written; 2 refused, the reason on stderr in one line; 130 interrupted, nothing written.
     """
-    return run_command("export_npz.py", lambda bars: _run(argv, bars))
+    return run_command("export_npz.py", lambda: _run(argv), interrupted="interrupted; nothing was written")
 
 
-def _run(argv: Sequence[str] | None, bars: Bars) -> int:
+def _run(argv: Sequence[str] | None) -> None:
     options = _parser().parse(argv)
-    exported = export_npz(options.store, options.protocol, options.out, options.frames, options.second_person, bars)
-    bars.close()
+    words = options.store, options.protocol, options.out, options.frames, options.second_person
+    with ClipBar("export") as bar:
+        exported = export_npz(*words, progress=bar)
     clips = exported.clips
     print(f"{options.out}: {clips['train']:,} training and {clips['test']:,} test clips of {options.frames} frames")
     if exported.cut:
         print(f"{len(exported.cut):,} clips lost frames beyond {options.frames}, the first is {exported.cut[0]}")
-    return 0
 
 
 def _parser() -> Parser:
@@ -38,7 +40,7 @@ def _parser() -> Parser:
         prog="export_npz.py",
         usage="python data/export_npz.py STORE --protocol xsub|xview|xset --out FILE [options]",
         description="Write one protocol of a store that data/prepare_ntu.py made in the padded layout that CTR-GCN and "
-        "its kin read: 180 kB per clip at 300 frames.",
+        "its descendants read: 180 kB per clip at 300 frames.",
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -9,13 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tqdm import tqdm
-
+from common.front_door import run_command
 from feeders.benchmarks import NTU_STORES, REPOSITORY
-from feeders.ntu.clip import Kind
-from feeders.ntu.command_line import Bars, Parser, positive, run_command
+from feeders.ntu.command_line import ClipBar, Parser, positive
 from feeders.ntu.names import DATASETS, get_dataset
-from feeders.ntu.prepare import Summary, prepare
+from feeders.ntu.prepare import Kind, Summary, prepare
 
 COMPLETE, INCOMPLETE = 0, 3
 LINES = 20
@@ -29,16 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 the store is complete; 3 it is written, but clips were skipped or are absent; 2 no store was
         written, the reason on stderr in one line; 130 interrupted.
     """
-    return run_command("prepare_ntu.py", lambda bars: _run(argv, bars), resumable=True)
+    return run_command("prepare_ntu.py", lambda: _run(argv), interrupted="interrupted; no store was written")
 
 
-def _run(argv: Sequence[str] | None, bars: Bars) -> int:
+def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse(argv)
     dataset = get_dataset(options.dataset)
     out = options.out or REPOSITORY / NTU_STORES[dataset.name]
-    summary = prepare(options.raw, dataset, out, options.jobs, tqdm.write, bars)
-    bars.close()
+    with ClipBar("prepare") as bar:
+        summary = prepare(options.raw, dataset, out, options.jobs, progress=bar)
     print(_describe(summary))
     return COMPLETE if summary.complete else INCOMPLETE
 
@@ -50,11 +48,11 @@ def _describe(summary: Summary) -> str:
         f"{size:,.1f} MB, fingerprint {summary.fingerprint}, {summary.seconds:,.0f} s"
     ]
     if summary.missing or summary.foreign:
-        lines.append(f"left out: {summary.missing:,} on the missing list, {summary.foreign:,} of other set-ups")
-    told = [note for note in summary.notes if note.kind != Kind.DUPLICATE]
-    lines += [f"{note.kind}: {note.file}: {note.reason}" for note in told[:LINES]]
-    if len(told) > LINES:
-        lines.append(f"... and {len(told) - LINES:,} more")
+        lines.append(f"skipped: {summary.missing:,} on the missing list, {summary.foreign:,} of other set-ups")
+    shown = [note for note in summary.notes if note.kind != Kind.DUPLICATE]
+    lines += [f"{note.kind}: {note.file}: {note.reason}" for note in shown[:LINES]]
+    if len(shown) > LINES:
+        lines.append(f"... and {len(shown) - LINES:,} more")
     if summary.counts:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(summary.counts.items()))
         lines.append(f"report: {summary.report} ({kinds})")
@@ -67,8 +65,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="prepare_ntu.py",
         usage="python data/prepare_ntu.py --raw PLACE [PLACE ...] --dataset ntu60|ntu120 [--out FILE] [--jobs N]",
-        description="Make one packed store of the raw clips of NTU RGB+D. A run that was interrupted goes on where it "
-        "was. Exit code: 0 complete, 3 written but clips were skipped or are absent, 2 refused, 130 interrupted.",
+        description="Make one packed store of the raw clips of NTU RGB+D. The store appears when it is whole. Exit "
+        "code: 0 complete, 3 written but clips were skipped or are absent, 2 refused, 130 interrupted.",
         allow_abbrev=False,
     )
     # Not every system can tell how many processors this process may use.
@@ -77,7 +75,7 @@ def _parser() -> Parser:
     add("--raw", nargs="+", type=Path, required=True, metavar="PLACE", help="folders and .zip archives of raw clips")
     add("--dataset", required=True, metavar="NAME", help=" or ".join(DATASETS))
     add("--out", type=Path, metavar="FILE", help="the store (default: data/ntu60.h5 or data/ntu120.h5)")
-    add("--jobs", type=positive, default=processors, metavar="N", help="processes (default: one per processor)")
+    add("--jobs", type=positive, default=processors, metavar="N", help="most processes (default: one per processor)")
     return parser
 
 

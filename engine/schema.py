@@ -60,10 +60,8 @@ class DataConfig:
     on_bad_clip: Literal["error", "skip"] = option(
         "error", "clips that cannot be read: stop with an error, or skip them"
     )
-    placement: Literal["auto", "host", "memory_map", "device"] = option(
-        "auto",
-        "where the clips are kept: in host memory, on the device, or in the file (memory_map: clips of a packed store "
-        "are read at every visit); auto: the device if there is plenty of room, else the host, else the file",
+    placement: Literal["auto", "host", "device"] = option(
+        "auto", "memory that holds the clips; auto: the device if there is plenty of room, else the host"
     )
 
 

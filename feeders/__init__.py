@@ -23,13 +23,13 @@ from feeders.errors import BadClip, BadClipsError, DataError, describe_bad_clips
 if TYPE_CHECKING:
     from feeders.feeder import ClipBatch, Feeder
     from feeders.open import OpenedStore, open_store, place_store
-    from feeders.store import PackedStore
+    from feeders.store.packed import PackedStore
 
 _IMPORTED_WHEN_ASKED_FOR = {
     "ClipBatch": "feeders.feeder",
     "Feeder": "feeders.feeder",
     "OpenedStore": "feeders.open",
-    "PackedStore": "feeders.store",
+    "PackedStore": "feeders.store.packed",
     "open_store": "feeders.open",
     "place_store": "feeders.open",
 }

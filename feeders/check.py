@@ -1,6 +1,7 @@
 """Says what a data set is, and whether it is whole and good.
 
-Quickly, from names and labels alone, before every training; thoroughly, decoding every clip, for `tools/check_data.py`.
+Quickly, from names and labels alone, before every training; thoroughly, looking at every clip, for
+`tools/check_data.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from feeders.benchmarks.ntu import missing_from_recordings
 from feeders.choices import SPLITS, Split
 from feeders.errors import BadClip, DataError, counted, reading
 from feeders.formats import ARRAYS, NPZ, ORIGINAL, PYSKL, Format, find_format
+from feeders.ntu.names import PUBLISHED_FRAMES
 from feeders.readers.collector import Reading
 from feeders.readers.original import owner_at
 from feeders.readers.pyskl import fitting_benchmark
 from feeders.split import clips_of_side, split_clips
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 
-LONGEST_NTU_CLIP = 300
-"""Frames; no clip of NTU RGB+D has more, and the published arrays have no room for more."""
 NAMES_SHOWN = 5
 LINES_SHOWN = 20
 """Of a list of clips, unless all are asked for."""
@@ -116,9 +116,10 @@ def quick_remarks(store: PackedStore, benchmark: Benchmark, splits: Sequence[Spl
     return remarks
 
 
-def check_data(place: Path, benchmark: Benchmark | None = None) -> Findings:
-    """Read all of what lies at `place`, and judge it by `benchmark` or else by every built-in one that fits.
+def check_data(place: Path, benchmark: Benchmark | None = None, verify: bool = False) -> Findings:
+    """Read all of what is at `place`, and judge it by `benchmark` or else by every built-in one that fits.
 
+    verify: compare every clip of a packed store with its digest, too.
     An empty side of `benchmark` counts 0 clips; without `benchmark` a built-in one fits only if it has clips on both.
     Raises `DataError` when it cannot be read at all or does not fit the benchmark given.
     """
@@ -128,6 +129,8 @@ def check_data(place: Path, benchmark: Benchmark | None = None) -> Findings:
     fitting = [known] if known else [each for each in BENCHMARKS.values() if _fits(store, each)]
     unusable = frozenset[str]().union(*(each.missing for each in fitting))
     bad = [*bad, *_bad_clips(store, unusable)]
+    if verify:
+        bad += [BadClip(name, "its content does not match its digest") for name in store.altered_clips()]
     missing = missing_from_recordings(store.names) if store.skeleton == "ntu" else []
     return Findings(title, store, tuple(_count(store, each) for each in fitting), tuple(missing), tuple(bad))
 
@@ -189,22 +192,16 @@ def _count(store: PackedStore, benchmark: Benchmark) -> Counts:
 
 
 def _bad_clips(store: PackedStore, unusable: frozenset[str]) -> Iterator[BadClip]:
-    """Decodes every clip, which compares its digest."""
-    visited = store.memory_mapped()
     for index, name in enumerate(store.names):
-        try:
-            clip = visited.clip(index)
-        except DataError as error:
-            yield BadClip(name, str(error))
-            continue
+        clip = store.clip(index)
         if not clip.isfinite().all():
             yield BadClip(name, "NaN or infinite coordinates")
         elif not clip.any():
             yield BadClip(name, "every coordinate is zero")
-        elif store.skeleton == "ntu" and len(clip) > LONGEST_NTU_CLIP:
-            yield BadClip(name, f"{len(clip)} frames, no clip of NTU RGB+D has more than {LONGEST_NTU_CLIP}")
+        elif store.skeleton == "ntu" and len(clip) > PUBLISHED_FRAMES:
+            yield BadClip(name, f"{len(clip)} frames, no clip of NTU RGB+D has more than {PUBLISHED_FRAMES}")
         elif name in unusable:
-            yield BadClip(name, "stands on the list of clips with bad skeletons")
+            yield BadClip(name, "is on the list of clips with bad skeletons")
 
 
 def _describe(counts: Counts, class_names: Sequence[str]) -> Iterator[str]:

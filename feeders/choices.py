@@ -11,7 +11,7 @@ Variant = Literal["plain", "centred"]
 Transforms = Literal["ntu", "nw-ucla"]
 Origin = Literal["clip", "frame"]
 SecondPerson = Literal["copy", "zero"]
-Placement = Literal["auto", "host", "memory_map", "device"]
+Placement = Literal["auto", "host", "device"]
 OnBadClip = Literal["error", "skip"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -17,7 +17,7 @@ from feeders.choices import PARTS, SECOND_PERSON, Origin, Part, SecondPerson, St
 from feeders.errors import DataError, unknown_choice
 from feeders.sampling import epoch_draws, epoch_order, held_out
 from feeders.split import split_clips
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 from feeders.streams import StreamBuilder
 from feeders.transforms import build_transform
 from graph import get_skeleton
@@ -131,11 +131,10 @@ class Feeder:
         device = self.store.device
         clips = self._clips[indices % len(self._clips)]
         copied = None if self._copied is None else self._copied[clips].to(device)
-        rows, clips = self.store.ready(clips)
         if self.split == "train":
-            joints = self._transform.train(rows, clips, self._draws(epoch)[indices.to(device)], copied)
+            joints = self._transform.train(self.store.rows, clips, self._draws(epoch)[indices.to(device)], copied)
         else:
-            joints = self._transform.test(rows, clips, copied)
+            joints = self._transform.test(self.store.rows, clips, copied)
         stream = self._build_stream(joints)
         x = stream.float()
         return ClipBatch(

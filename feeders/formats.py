@@ -16,7 +16,7 @@ from feeders.readers.original import original_of, read_original
 from feeders.readers.own_arrays import read_own_arrays
 from feeders.readers.published_npz import read_published_npz
 from feeders.readers.pyskl import read_pyskl
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 
 
 class Format(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +13,14 @@ from feeders.check import quick_remarks
 from feeders.choices import ON_BAD_CLIP, PLACEMENTS, SPLITS, OnBadClip, Placement, Split
 from feeders.errors import BadClip, BadClipsError, DataError, counted, describe_bad_clips, unknown_choice
 from feeders.formats import find_format
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 
 GPU_SHARE = 4
 """With placement `auto` a store goes to the GPU if it takes less than one part in four of the free memory."""
-HOST_SHARE = 2
-"""Else it is kept on the host if it takes less than one part in two of all the memory."""
 
 
 class OpenedStore(NamedTuple):
-    """A store that fits its benchmark, the clips that were left out, and remarks a user should see."""
+    """A store that fits its benchmark, the clips that were skipped, and remarks a user should see."""
 
     store: PackedStore
     skipped: tuple[BadClip, ...]
@@ -39,7 +36,7 @@ def open_store(
     """The clips at `path` (`data.path`; the benchmark's default place when None), whatever format they have.
 
     The demo's clips are generated at the first call and kept in that place. Clips that cannot be used are all named in
-    one `BadClipsError`, or with on_bad_clip "skip" left out and returned. With `splits` only one side is read, where
+    one `BadClipsError`, or with on_bad_clip "skip" skipped and returned. With `splits` only one side is read, where
     the format has them apart. Raises `DataError` when nothing is there, its format is unknown, the data do not fit the
     benchmark, or a side is empty.
     """
@@ -53,27 +50,16 @@ def open_store(
         raise DataError(f"{place}: no clip of the {' and '.join(splits)} side in it; data.path should name other data")
     remarks = quick_remarks(store, benchmark, splits)
     if bad_clips:
-        remarks.insert(0, f"{place}: {counted(len(bad_clips), 'clip')} left out:\n{describe_bad_clips(bad_clips)}")
+        remarks.insert(0, f"{place}: {counted(len(bad_clips), 'clip')} skipped:\n{describe_bad_clips(bad_clips)}")
     return OpenedStore(store, tuple(bad_clips), tuple(remarks))
 
 
 def place_store(store: PackedStore, placement: Placement, device: torch.device) -> PackedStore:
-    """The store where `data.placement` says: in host memory, on `device`, or only in its file ("memory_map").
+    """The store where `data.placement` says: in the memory of the host or of `device`.
 
-    "auto" chooses the device if it is a GPU and the coordinates take less than a quarter of its free memory; else the
-    host if they take less than half of its memory; else the file. A store that lies in no file stays on the host.
+    "auto" chooses the device if it is a GPU and the coordinates take less than a quarter of its free memory.
     """
     if placement not in PLACEMENTS:
         raise unknown_choice("data.placement", placement, PLACEMENTS)
-    if placement == "auto":
-        placement = _roomiest(store.nbytes, device)
-    if placement == "device":
-        return store.to(device)
-    return store.memory_mapped() if placement == "memory_map" else store
-
-
-def _roomiest(nbytes: int, device: torch.device) -> Placement:
-    if device.type == "cuda" and nbytes * GPU_SHARE < torch.cuda.mem_get_info(device)[0]:
-        return "device"
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return "host" if nbytes * HOST_SHARE < memory else "memory_map"
+    has_room = device.type == "cuda" and store.nbytes * GPU_SHARE < torch.cuda.mem_get_info(device)[0]
+    return store.to(device) if placement == "device" or (placement == "auto" and has_room) else store

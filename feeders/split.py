@@ -10,7 +10,7 @@ from feeders.benchmarks import BENCHMARKS, Benchmark, SplitRule
 from feeders.benchmarks.benchmark import SIDE_COLUMN, STATED_BY_THE_DATA
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 from graph import get_skeleton
 
 

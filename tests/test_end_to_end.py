@@ -11,9 +11,9 @@ import numpy as np
 import ensemble
 import main
 from feeders.benchmarks import get_benchmark
-from feeders.ntu.generate import generate_tree
 from feeders.ntu.names import get_dataset
 from fusion.scores import load_scores
+from tools.ntu_clips import generate_tree
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = ("--model.options.base_channels", "8", "--data.window", "16", "--optim.batch_size", "16", "--device", "cpu")

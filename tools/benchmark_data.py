@@ -4,8 +4,8 @@ Preparation: clips/s with one process and with several, in turns with a plain li
 files, which reads x, y, z alone or every number; the most memory of one process, for a small tree and for one ten
 times as large; the store against the padded arrays (N, 300, 150) float32. Start: from the start of a process to the
 first training batch of CTR-GCN + CSRE, whose encoder is built by then. Feeder: clips/s of training batches with all
-augmentation, for the stream that takes least and the one that takes most; the first pass decodes the clips, as the
-first epoch does. All files were written just before, so they come from the system's cache.
+augmentation, for the stream that takes least and the one that takes most. All files were written just before, so they
+come from the system's cache.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ import torch
 from feeders import Feeder, PackedStore, get_benchmark, place_store
 from feeders.benchmarks import REPOSITORY
 from feeders.choices import Stream, Variant
-from feeders.ntu.clip import PUBLISHED_FRAMES
-from feeders.ntu.generate import generate_names, generate_tree
-from feeders.ntu.names import get_dataset
+from feeders.ntu.names import PUBLISHED_FRAMES, get_dataset
 from feeders.ntu.prepare import prepare
-from feeders.store_writer import StoreWriter, encode
+from feeders.store.hdf5 import StoreWriter
 from tools.arguments import count
-from tools.plain_parse import ALL_NUMBERS, COORDINATES, parse_lines
+from tools.ntu_clips import generate_names, generate_tree
 from tools.timing import median_seconds
 
 BENCHMARK = "ntu60-xsub"
 DATASET = get_dataset("ntu60")
+COORDINATES, ALL_NUMBERS = 3, 12
+"""Numbers of a joint that the plain parse reads: x, y, z, or its whole line."""
 PADDED_BYTES = PUBLISHED_FRAMES * 150 * 4
 """Of one clip in the published arrays."""
 STREAMS: tuple[tuple[Stream, Variant], ...] = (("joint", "plain"), ("bone_motion", "centred"))
@@ -47,7 +47,7 @@ import re, sys
 from pathlib import Path
 from feeders.ntu.names import get_dataset
 from feeders.ntu.prepare import prepare
-prepare([Path(sys.argv[2])], get_dataset(sys.argv[1]), Path(sys.argv[3]), 1, lambda line: None)
+prepare([Path(sys.argv[2])], get_dataset(sys.argv[1]), Path(sys.argv[3]), 1)
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 """Prints kilobytes. Not ru_maxrss, which a new process takes over from the one that starts it."""
@@ -105,7 +105,7 @@ def _preparation(place: Path, clips: int, jobs: int, rounds: int) -> dict[str, f
         return lambda: [parse_lines(file, numbers) for file in files]
 
     def prepared(processes: int) -> Callable[[], object]:
-        return lambda: prepare([raw], DATASET, store, processes, say=print)
+        return lambda: prepare([raw], DATASET, store, processes)
 
     steps = {
         "prepared, one process": prepared(1),
@@ -134,6 +134,20 @@ def _preparation(place: Path, clips: int, jobs: int, rounds: int) -> dict[str, f
     }
 
 
+def parse_lines(path: Path, numbers: int) -> dict[str, list[list[list[float]]]]:
+    """The first `numbers` of every joint's line, by body, frame and joint; nothing is checked."""
+    bodies: dict[str, list[list[list[float]]]] = {}
+    with path.open(encoding="ascii") as file:
+        for _ in range(int(file.readline())):
+            for _ in range(int(file.readline())):
+                body = file.readline().split()[0]
+                joints = [
+                    [float(word) for word in file.readline().split()[:numbers]] for _ in range(int(file.readline()))
+                ]
+                bodies.setdefault(body, []).append(joints)
+    return bodies
+
+
 def _memory(place: Path, clips: int) -> dict[str, float]:
     """Peak of a process that prepares the tree that is there, and of one for a tree ten times as large."""
     files, large = sorted((place / "raw").rglob("*.skeleton")), place / "raw_x10"
@@ -153,12 +167,10 @@ def _memory(place: Path, clips: int) -> dict[str, float]:
 
 def repeat_clips(store: PackedStore, path: Path, clips: int) -> None:
     """A store of so many clips: those of another one, again and again, under names of their own."""
-    encoded = [encode("", 0, {}, store.clip(index).numpy()) for index in range(len(store))]
     with StoreWriter(path, skeleton="ntu", class_names=DATASET.class_names) as writer:
         for number, name in enumerate(islice(generate_names(DATASET), clips)):
             numbers = name._asdict()
-            clip = encoded[number % len(encoded)]
-            writer.append(clip._replace(name=str(name), label=numbers.pop("action") - 1, metadata=numbers))
+            writer.append(str(name), numbers.pop("action") - 1, store.clip(number % len(store)).numpy(), numbers)
 
 
 def _start(store: Path, clips: int, rounds: int, device: torch.device) -> dict[str, float]:
@@ -197,9 +209,6 @@ def _feeder(path: Path, arguments: argparse.Namespace, device: torch.device) -> 
 
         return run
 
-    began = perf_counter()
-    pass_of(feeders[heaviest])()
-    first = clips / (perf_counter() - began)
     paces = {
         name: clips / seconds
         for name, seconds in median_seconds(
@@ -207,10 +216,9 @@ def _feeder(path: Path, arguments: argparse.Namespace, device: torch.device) -> 
         ).items()
     }
     print(f"training feeder, {clips:,} of {len(feeders[heaviest]):,} clips in batches of {size}, all augmentation:")
-    for name, pace in {f"{heaviest}, first pass": first, **paces}.items():
+    for name, pace in paces.items():
         print(f"  {name:36}{pace:10,.0f} clips/s {pace / size:10,.1f} batches/s")
     return {
-        "feeder_first_pass_clips_per_second": first,
         "feeder_clips_per_second": paces[heaviest],
         "feeder_joint_clips_per_second": paces[lightest],
         "feeder_batches_per_second": paces[heaviest] / size,

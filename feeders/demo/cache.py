@@ -6,7 +6,7 @@ from pathlib import Path
 
 from feeders.demo.generator import generate_demo
 from feeders.errors import DataError
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 
 SEED = 0
 VERSION = 1

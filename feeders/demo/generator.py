@@ -17,7 +17,7 @@ import numpy as np
 from feeders.demo.actions import ACTIONS, Action, Gesture, angle_courses
 from feeders.demo.body import SEGMENTS, pose, rotations
 from feeders.demo.people import Person, Take, draw_person, draw_take, resting_posture
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 from graph import get_skeleton
 
 NUM_SUBJECTS = 15

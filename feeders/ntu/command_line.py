@@ -1,21 +1,21 @@
-"""What the commands of `data/` share: options, refusals in one line, progress bars."""
+"""What the commands of `data/` share: options, progress bar."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from tqdm import tqdm
 
 from common.words import did_you_mean
-from feeders.errors import DataError, why
+from feeders.errors import DataError
 
-REFUSED, INTERRUPTED = 2, 130
 SECONDS_BETWEEN_LINES = 30
-"""Where the output is no terminal."""
+"""Where the output is not a terminal."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,52 +35,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> int:
-    """An option that is a whole number from 1 on."""
+    """An option that is an integer >= 1."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return int(text)
 
 
-class Bars:
-    """A bar with the remaining time for each stage of a command; where there is no terminal, a line now and then."""
+class ClipBar(AbstractContextManager["ClipBar"]):
+    """A bar of clips with the remaining time, from the first call on; without a terminal, a line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
         self.bar: tqdm | None = None
-        self.stage = ""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that `done` of `total` clips are through this stage."""
-        if self.bar is None or stage != self.stage:
-            self.close()
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` clips are done."""
+        if self.bar is None:
             pause = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-            self.stage = stage
-            self.bar = tqdm(desc=stage, total=total, initial=done, unit=" clips", dynamic_ncols=True, mininterval=pause)
+            self.bar = tqdm(desc=self.stage, total=total, unit=" clips", dynamic_ncols=True, mininterval=pause)
         self.bar.update(done - self.bar.n)
 
-    def close(self) -> None:
-        """End the bar that is shown."""
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.bar = None
-
-
-def run_command(name: str, command: Callable[[Bars], int], resumable: bool = False) -> int:
-    """The exit code of a command; refusals and Ctrl-C become one line on stderr."""
-    bars = Bars()
-    try:
-        code = command(bars)
-    except DataError as error:
-        bars.close()
-        print(f"{name}: {error}", file=sys.stderr)
-        return REFUSED
-    except OSError as error:
-        bars.close()
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{name}: {where}{why(error)}", file=sys.stderr)
-        return REFUSED
-    except KeyboardInterrupt:
-        bars.close()
-        rest = "the same command goes on from here" if resumable else "nothing was written"
-        print(f"{name}: interrupted; {rest}", file=sys.stderr)
-        return INTERRUPTED
-    return code

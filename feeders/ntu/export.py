@@ -1,4 +1,4 @@
-"""Writes a store of NTU RGB+D as the padded arrays that CTR-GCN and its kin read, clip by clip.
+"""Writes a store of NTU RGB+D as the padded arrays that CTR-GCN and its descendants read, clip by clip.
 
 The layout (`NTU60_CS.npz` and so on, not compressed): x_train, x_test float32 (N, 300, 150) with 150 = 2 persons, 25
 joints, 3 coordinates; y_train, y_test float64 (N, classes), one-hot. Clips are grouped by the number that decides the
@@ -11,22 +11,23 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
+from common.files import write_atomically
 from feeders.benchmarks import BENCHMARKS, Benchmark
-from feeders.catalogue import Catalogue
 from feeders.choices import SPLITS, SecondPerson, Split
 from feeders.errors import DataError, reading
-from feeders.ntu.names import DATASETS, NUM_JOINTS
-from feeders.store_file import StoreFile, open_store_file
+from feeders.ntu.names import DATASETS, NUM_JOINTS, PUBLISHED_FRAMES
+from feeders.store.catalogue import Catalogue
+from feeders.store.hdf5 import StoreFile
 
-PUBLISHED_FRAMES = 300
 NUM_PERSONS = 2
 NUMBERS_OF_PERSON = NUM_JOINTS * 3
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int], None]
+"""Gets how many clips are done, of how many."""
 
 
 class Exported(NamedTuple):
@@ -68,48 +69,52 @@ def export_npz(
     Raises `DataError` for a store that is not NTU RGB+D, a protocol that its data set does not have, a side without
     clips, an `out` that exists, or a disk that refuses.
     """
-    file = open_store_file(store)
-    dataset = dataset_of(file.catalogue)
-    protocols = {each.protocol: each for each in BENCHMARKS.values() if each.dataset == dataset}
-    if protocol not in protocols:
-        raise DataError(f"--protocol {protocol}: {store} is {dataset}, which has {' and '.join(protocols)}")
-    benchmark = protocols[protocol]
-    with reading(out):
-        if out.exists():
-            raise DataError(f"{out}: exists; remove it or name another file with --out")
-    orders = {split: published_order(file.catalogue, benchmark, split) for split in SPLITS}
-    for split, order in orders.items():
-        if not len(order):
-            raise DataError(f"{store}: no {split} clip of {benchmark.name}; it does not hold the whole data set")
-    copies = (second_person or benchmark.second_person) == "copy"
-    temporary = out.with_name(f"{out.name}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(temporary, file, orders, frames, copies, progress)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error}); make room there") from error
-    names = np.array(file.catalogue.names)
-    cut = sorted(str(names[i]) for order in orders.values() for i in order if file.catalogue.frames[i] > frames)
+    with StoreFile(store) as file:
+        catalogue = file.catalogue
+        dataset = dataset_of(catalogue)
+        protocols = {each.protocol: each for each in BENCHMARKS.values() if each.dataset == dataset}
+        if protocol not in protocols:
+            raise DataError(f"--protocol {protocol}: {store} is {dataset}, which has {' and '.join(protocols)}")
+        benchmark = protocols[protocol]
+        with reading(out):
+            if out.exists():
+                raise DataError(f"{out}: exists; remove it or name another file with --out")
+        orders = {split: published_order(catalogue, benchmark, split) for split in SPLITS}
+        for split, order in orders.items():
+            if not len(order):
+                raise DataError(f"{store}: no {split} clip of {benchmark.name}; it does not hold the whole data set")
+        copies = (second_person or benchmark.second_person) == "copy"
+        with reading(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, lambda target: _write(target, file, orders, frames, copies, progress))
+    cut = sorted(catalogue.names[i] for order in orders.values() for i in order if catalogue.frames[i] > frames)
     return Exported({split: len(order) for split, order in orders.items()}, tuple(cut))
 
 
 def _write(
-    path: Path, file: StoreFile, orders: dict[Split, np.ndarray], frames: int, copies: bool, progress: Progress
+    target: IO[bytes],
+    file: StoreFile,
+    orders: dict[Split, np.ndarray],
+    frames: int,
+    copies: bool,
+    progress: Progress,
 ) -> None:
     catalogue, classes = file.catalogue, len(file.catalogue.class_names)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        total, done = sum(map(len, orders.values())), 0
         for split, order in orders.items():
             copied = catalogue.metadata["alone"] * copies
-            clips = (_pad(file.decode(i), frames, bool(copied[i])) for i in order.tolist())
+            clips = (_pad(file.clip(i), frames, bool(copied[i])) for i in order.tolist())
             shape = (len(order), frames, NUM_PERSONS * NUMBERS_OF_PERSON)
-            _stream(archive, f"x_{split}", "<f4", shape, clips, partial(progress, split))
+            _stream(archive, f"x_{split}", "<f4", shape, clips, partial(_report, progress, done, total))
+            done += len(order)
             one_hot = np.eye(classes)
             rows = (one_hot[label] for label in catalogue.labels[order])
-            _stream(archive, f"y_{split}", "<f8", (len(order), classes), rows, lambda *_: None)
+            _stream(archive, f"y_{split}", "<f8", (len(order), classes), rows, lambda _: None)
+
+
+def _report(progress: Progress, before: int, total: int, rows: int) -> None:
+    progress(before + rows, total)
 
 
 def _stream(
@@ -118,16 +123,16 @@ def _stream(
     dtype: str,
     shape: tuple[int, ...],
     rows: Iterable[np.ndarray],
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> None:
-    """Add an array to the archive, row by row; `progress` is told how many of how many are in."""
+    """Add an array to the archive, row by row; `progress` gets how many are in."""
     header = {"descr": dtype, "fortran_order": False, "shape": shape}
     # Not `ZipFile.writestr`: an array of more than 2 GB needs its size field widened before it is known.
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
         for number, row in enumerate(rows, 1):
             member.write(np.ascontiguousarray(row, dtype).data)
-            progress(number, shape[0])
+            progress(number)
 
 
 def _pad(clip: np.ndarray, frames: int, copied: bool) -> np.ndarray:

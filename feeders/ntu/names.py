@@ -15,6 +15,8 @@ from typing import NamedTuple
 from feeders.errors import DataError, unknown_choice
 
 NUM_JOINTS = 25
+PUBLISHED_FRAMES = 300
+"""Frames that the published arrays have room for; no usable clip has more."""
 SUFFIX = ".skeleton"
 MISSING = Path(__file__).parent / "missing.txt"
 

@@ -1,42 +1,78 @@
-"""The whole way from raw clips to one packed store: any number of processes, resumable, in constant memory."""
+"""The whole way from raw clips to one packed store: any number of processes, in constant memory, all or nothing."""
 
 from __future__ import annotations
 
 import csv
-import glob
 import os
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import h5py
+import numpy as np
 
 from feeders.errors import DataError, reading, why
-from feeders.ntu.clip import Kind, Note, Prepared, prepare_clip, stamp_of
-from feeders.ntu.names import Dataset
-from feeders.ntu.sources import Found, Place, find_clips
-from feeders.ntu.spool import Spool
-from feeders.store_file import FORMAT, text_of
-from feeders.store_file import VERSION as STORE_VERSION
-from feeders.store_writer import StoreWriter
+from feeders.ntu.actors import choose_actors
+from feeders.ntu.names import PUBLISHED_FRAMES, Dataset, parse_name
+from feeders.ntu.raw import parse_skeleton
+from feeders.ntu.sources import Place, find_clips, open_archive
+from feeders.store.hdf5 import StoreWriter, is_store
 
-PIPELINE_VERSION = 1
-"""Of what is made of a raw clip: prepared clips of another version are not gone on with."""
 CLIPS_PER_TASK = 16
 TASKS_PER_JOB = 3
 """Tasks handed out at a time: enough that no process waits, few enough that results do not pile up."""
 
-Task = tuple[str, tuple[Place, ...]]
-Progress = Callable[[str, int, int], None]
-"""Told what is done ("prepare" or "write"), how many clips so far, of how many."""
-Item = TypeVar("Item")
+Task = list[tuple[str, tuple[Place, ...]]]
+"""Names of clips, each with the places where it was found."""
+Progress = Callable[[int, int], None]
+"""Gets how many clips are done, of how many."""
+
+
+class Kind(StrEnum):
+    """What became of a file that a user should hear about."""
+
+    SKIPPED = "skipped"
+    """Not in the store."""
+    CONFLICT = "conflict"
+    """Another file of the same name and other content is in the store."""
+    DAMAGED_COPY = "damaged copy"
+    """Cannot be used, but another file of the same name can, and is in the store."""
+    DUPLICATE = "duplicate"
+    """The same as a file that is in the store."""
+    KEPT = "kept"
+    """In the store, but odd."""
+
+
+class Note(NamedTuple):
+    """A remark about a file."""
+
+    clip: str
+    file: str
+    kind: str
+    reason: str
+
+
+class Clip(NamedTuple):
+    """A clip as it goes into the store: positions (T, M, V, 3) float32, and the columns setup, camera, subject,
+    replication, and alone (1 where the published result has room for one actor)."""
+
+    name: str
+    label: int
+    positions: np.ndarray
+    columns: dict[str, int]
+
+
+class Prepared(NamedTuple):
+    """What became of a clip, None when no place had one that can be used; and remarks."""
+
+    clip: Clip | None
+    notes: list[Note]
 
 
 class Summary(NamedTuple):
@@ -46,10 +82,8 @@ class Summary(NamedTuple):
     store: Path
     report: Path
     clips: int
-    resumed: int
-    """Clips that were taken over from an interrupted run."""
     missing: int
-    """Clips found that are on the missing list, and left out."""
+    """Clips found that are on the missing list, and skipped."""
     foreign: int
     """Clips found that belong to the other part of NTU RGB+D."""
     notes: tuple[Note, ...]
@@ -73,65 +107,87 @@ class Summary(NamedTuple):
 
 
 def prepare(
-    raw: Sequence[Path],
-    dataset: Dataset,
-    out: Path,
-    jobs: int,
-    say: Callable[[str], None],
-    progress: Progress = lambda *_: None,
+    raw: Sequence[Path], dataset: Dataset, out: Path, jobs: int, progress: Progress = lambda *_: None
 ) -> Summary:
     """Make the store `out` of all usable clips of the data set below `raw`, and a report beside it.
 
-    The result does not depend on `jobs`, the number of processes, nor on interruptions: what an interrupted run has
-    done lies beside `out`, and the next one goes on with it unless the files changed. `say` hears what is worth a line
-    while it runs.
+    The result does not depend on `jobs`, the most processes that work at it. The store appears when it is whole; a run
+    that is interrupted leaves none.
 
     Raises `DataError` when there is no clip, the disk refuses, or `out` is something else than a packed store.
     """
     began = time.monotonic()
     _check_replaceable(out)
     found = find_clips(raw, dataset)
-    purpose = {"dataset": dataset.name, "pipeline": PIPELINE_VERSION, "store": STORE_VERSION}
-    with Spool(out, purpose) as spool:
-        tasks = _remaining(found, spool, say)
-        resumed = len(found.clips) - len(tasks)
-        skipped: list[Note] = [Note("", bad.place, Kind.SKIPPED, bad.reason) for bad in found.bad]
-        done = resumed
-        for results in _prepare_all(tasks, jobs):
-            spool.append([(r.clip, r.stamp, [list(note) for note in r.notes]) for r in results if r.clip])
-            skipped += [note for r in results if r.clip is None for note in r.notes]
+    notes = [Note("", bad.place, Kind.SKIPPED, bad.reason) for bad in found.bad]
+    items = list(found.clips.items())
+    tasks = [items[start : start + CLIPS_PER_TASK] for start in range(0, len(items), CLIPS_PER_TASK)]
+    clips = done = 0
+    with StoreWriter(out, skeleton="ntu", class_names=dataset.class_names) as writer:
+        for results in _prepare_all(tasks, min(jobs, len(tasks), os.cpu_count() or 1)):
+            for result in results:
+                notes += result.notes
+                if result.clip is not None:
+                    writer.append(*result.clip)
+                    clips += 1
             done += len(results)
-            progress("prepare", done, len(found.clips))
-        names = [name for name in found.clips if name in spool.entries]
-        notes = skipped + [Note(*note) for name in names for note in spool.entries[name].notes]
+            progress(done, len(items))
         notes.sort(key=lambda note: (note.clip, note.file))
         report = write_report(out, notes)
-        if not names:
-            spool.remove()
+        if not clips:
             raise DataError(
-                f"none of {len(found.clips)} clips can be used; {report} names all, the first is {notes[0].file}: "
+                f"none of {len(items)} clips can be used; {report} names all, the first is {notes[0].file}: "
                 f"{notes[0].reason}"
             )
-        # Only this process may write here, so what is there was left by one that was killed while it wrote.
-        for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-            leftover.unlink()
-        with StoreWriter(out, skeleton="ntu", class_names=dataset.class_names) as writer:
-            for number, name in enumerate(names, 1):
-                writer.append(spool.read(name))
-                progress("write", number, len(names))
-        spool.remove()
     return Summary(
-        dataset,
-        out,
-        report,
-        len(names),
-        resumed,
-        len(found.missing),
-        found.foreign,
-        tuple(notes),
-        writer.fingerprint,
-        time.monotonic() - began,
+        dataset=dataset,
+        store=out,
+        report=report,
+        clips=clips,
+        missing=len(found.missing),
+        foreign=found.foreign,
+        notes=tuple(notes),
+        fingerprint=writer.fingerprint,
+        seconds=time.monotonic() - began,
     )
+
+
+def prepare_clip(name: str, places: tuple[Place, ...]) -> Prepared:
+    """Parse the clip and choose its actors; the first of its places that can be used counts."""
+    clip: Clip | None = None
+    used, used_text = "", b""
+    notes, damaged = [], []
+    for place in places:
+        try:
+            text = place.read()
+            if clip is not None and text == used_text:
+                notes.append(Note(name, str(place), Kind.DUPLICATE, f"the same as {used}"))
+                continue
+            usable, remark = _make(name, text)
+        except DataError as error:
+            damaged.append(Note(name, str(place), Kind.SKIPPED, str(error)))
+            continue
+        if clip is not None:
+            notes.append(Note(name, str(place), Kind.CONFLICT, f"differs from {used}, which was used; remove one"))
+            continue
+        clip, used, used_text = usable, str(place), text
+        if remark:
+            notes.append(Note(name, used, Kind.KEPT, remark))
+    if clip is not None:
+        copied = f"; the copy at {used} was used"
+        damaged = [note._replace(kind=Kind.DAMAGED_COPY, reason=note.reason + copied) for note in damaged]
+    return Prepared(clip, damaged + notes)
+
+
+def _make(name: str, text: bytes) -> tuple[Clip, str]:
+    """The clip, and what is odd about it or ""."""
+    actors = choose_actors(parse_skeleton(text))
+    columns = parse_name(name)._asdict()
+    label = columns.pop("action") - 1
+    remarks = [actors.remark] if actors.remark else []
+    if (frames := len(actors.positions)) > PUBLISHED_FRAMES:
+        remarks.append(f"{frames} frames, real clips have at most {PUBLISHED_FRAMES}; all are kept")
+    return Clip(name, label, actors.positions, columns | {"alone": int(actors.alone)}), "; ".join(remarks)
 
 
 def write_report(out: Path, notes: Iterable[Note]) -> Path:
@@ -143,7 +199,7 @@ def write_report(out: Path, notes: Iterable[Note]) -> Path:
             writer.writerow(Note._fields)
             writer.writerows(notes)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be written ({why(error)})") from error
     return path
 
 
@@ -155,59 +211,42 @@ def _check_replaceable(out: Path) -> None:
         if not out.exists():
             return
     try:
-        with h5py.File(out, "r") as file:
-            ours = text_of(file.attrs.get("format", "")) == FORMAT
+        ours = is_store(out)
     except OSError as error:
-        if error.errno:  # the system refused, which says nothing of the content
-            raise DataError(
-                f"{out}: exists and cannot be read ({why(error)}), so that it may be no packed store; "
-                f"name another file with --out"
-            ) from error
-        ours = False
+        raise DataError(
+            f"{out}: exists and cannot be read ({why(error)}), so it may not be a packed store; "
+            f"name another file with --out"
+        ) from error
     if not ours:
-        raise DataError(f"{out}: exists and is no packed store; remove it or name another file with --out")
-
-
-def _remaining(found: Found, spool: Spool, say: Callable[[str], None]) -> list[Task]:
-    """The clips that are not in the spool, or whose files changed since."""
-    if spool.restarted:
-        say(f"{spool.path}: left by the preparation of another data set or by another version; starting anew")
-    for name in [n for n, entry in spool.entries.items() if entry.stamp != stamp_of(found.clips.get(n, ()))]:
-        del spool.entries[name]
-    tasks = [(name, places) for name, places in found.clips.items() if name not in spool.entries]
-    if spool.entries:
-        say(f"{spool.path}: going on from {len(spool.entries):,} of {len(found.clips):,} clips")
-    return tasks
+        raise DataError(f"{out}: exists and is not a packed store; remove it or name another file with --out")
 
 
 def _prepare_all(tasks: Sequence[Task], jobs: int) -> Iterator[list[Prepared]]:
-    """The results, some clips at a time, in the order in which they are done."""
-    chunks = _chunks(tasks, CLIPS_PER_TASK)
+    """The results of each task, in their order."""
+    open_archive.cache_clear()  # archives of an earlier run may have changed, and processes must not share a handle
     if jobs == 1:
-        yield from map(_prepare_chunk, chunks)
+        yield from map(_prepare_task, tasks)
         return
     pool = ProcessPoolExecutor(jobs, initializer=_begin_worker, initargs=(os.getpid(),))
-    pending: set[Future[list[Prepared]]] = set()
+    pending: deque[Future[list[Prepared]]] = deque()
     try:
-        for chunk in chunks:
-            pending.add(pool.submit(_prepare_chunk, chunk))
+        for task in tasks:
+            pending.append(pool.submit(_prepare_task, task))
             if len(pending) >= jobs * TASKS_PER_JOB:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield pending.popleft().result()
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process was ended from outside, perhaps for lack of memory; run the same command again, with "
-            "fewer --jobs if memory is short: it goes on from where it was"
+            "fewer --jobs if memory is short"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare_chunk(chunk: Sequence[Task]) -> list[Prepared]:
-    return [prepare_clip(name, places) for name, places in chunk]
+def _prepare_task(task: Task) -> list[Prepared]:
+    return [prepare_clip(name, places) for name, places in task]
 
 
 def _begin_worker(parent: int) -> None:
@@ -220,9 +259,3 @@ def _begin_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

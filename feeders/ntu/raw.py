@@ -2,21 +2,23 @@
 
 Records, one a line, of blank-separated fields: the number of frames; per frame the number of bodies; per body a header
 of ten fields of which the first is the bodyID, the number of joints (25), and per joint twelve fields of which the
-first three are x, y, z in metres. The other fields are not read, since nothing uses them: they are counted, and what
-has letters that no number has (with NaN and infinity, which those may be) is an error. So is the first line that does
-not fit.
+first three are x, y, z in metres. The other fields are not used, but must look like numbers, NaN or infinity.
+
+Files that look as the official ones do go through NumPy's text parser. All others are read again line by line, which
+takes several times as long, accepts any blanks, and says which line is wrong.
 
 Shapes: n samples of a body, V = 25 joints.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, NoReturn
+import math
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 
 from feeders.errors import DataError, counted
-from feeders.ntu.decimals import parse_decimals
 from feeders.ntu.names import NUM_JOINTS
 
 HEADER_FIELDS = 10
@@ -24,12 +26,14 @@ JOINT_FIELDS = 12
 LONGEST_INTEGER = 19
 """Digits of the largest bodyID that could be; real ones have 17."""
 
-_ALL_JOINTS = str(NUM_JOINTS).encode()
-_BODY_RECORDS = [HEADER_FIELDS, 1, *[JOINT_FIELDS] * NUM_JOINTS]
+_BODY_LINES = 2 + NUM_JOINTS
+_BODY_FIELDS = [HEADER_FIELDS, 1, *[JOINT_FIELDS] * NUM_JOINTS]
 """Fields of the lines of one body."""
-_BLANK, _NEWLINE = 32, 10
-_OF_NUMBERS = bytes(range(_BLANK + 1)) + b"0123456789+-.eE" + b"#aAdDfFiInNqQtTyY"
-"""Bytes of numbers, of what separates them, and of the spellings of NaN and infinity, such as -1.#IND."""
+_OF_NUMBERS = b"0123456789+-.eE" + b"#aAdDfFiInNqQtTyY"
+"""Bytes of numbers and of the spellings of NaN and infinity, such as -1.#IND."""
+_BLANKS = bytes(max(byte, 32) for byte in range(256))
+"""Translates control characters, which separate fields, to blanks."""
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Body(NamedTuple):
@@ -50,141 +54,173 @@ class RawClip(NamedTuple):
     bodies: tuple[Body, ...]
 
 
+class _Samples(NamedTuple):
+    """Every body in every frame: its bodyID, its frame among those that have a body, and its joints (n, V, 3) float32;
+    and how many frames have a body."""
+
+    ids: list[int]
+    frame_of: list[int]
+    joints: np.ndarray
+    frames: int
+
+
 def parse_skeleton(text: bytes) -> RawClip:
     """The bodies in the text of a `.skeleton` file; line ends may be LF or CRLF.
 
     Raises `DataError`, which names the line but not the file, for text that is not of this format, ends too early or
     goes on too long, has a NaN or infinite coordinate, no frame or no body at all, or one bodyID twice in a frame.
     """
-    lines = _Lines(text)
-    ids, frame_of_sample, first_joints, frames = _walk(lines)
-    coordinates = _read_coordinates(lines, np.array(first_joints)[:, None] + np.arange(NUM_JOINTS))
-    _refuse_text(lines)
+    try:
+        samples = _read_fast(text)
+    except (ValueError, IndexError, DeprecationWarning):
+        samples = _read_by_line(text)
     rows: dict[int, list[int]] = {}
-    for row, body_id in enumerate(ids):
+    for row, body_id in enumerate(samples.ids):
         rows.setdefault(body_id, []).append(row)
-    return RawClip(frames, tuple(Body(i, frame_of_sample[r[0]], coordinates[r]) for i, r in rows.items()))
+    bodies = [Body(body_id, samples.frame_of[r[0]], samples.joints[r]) for body_id, r in rows.items()]
+    return RawClip(samples.frames, tuple(bodies))
 
 
-class _Lines:
-    """Where lines and fields begin. Every byte up to the blank separates fields."""
+def _read_fast(text: bytes) -> _Samples:
+    """The samples of a text with single blanks between fields; another error than `DataError` for any other text."""
+    text = text.rstrip() + b"\n"
+    if text.translate(None, b" \r\n" + _OF_NUMBERS):
+        raise ValueError("text")
+    data = np.frombuffer(text, np.uint8)
+    blanks, newlines = np.flatnonzero(data == ord(" ")), np.flatnonzero(data == ord("\n"))
+    starts = np.append(0, newlines[:-1] + 1)
+    first_blanks = np.searchsorted(blanks, starts)
+    fields = (np.diff(first_blanks, append=len(blanks)) + 1).tolist()
+    ends = newlines.tolist()
 
-    def __init__(self, text: bytes) -> None:
-        self.text = text if text.endswith(b"\n") else text + b"\n"
-        self.bytes = np.frombuffer(self.text, dtype=np.uint8)
-        white = self.bytes <= _BLANK
-        begins = np.empty(len(white) + 1, dtype=bool)
-        np.greater(white[:-1], white[1:], out=begins[1:-1])
-        begins[0] = not white[0]
-        begins[-1] = True
-        self.field_starts = np.flatnonzero(begins)
-        """With the end of the text as the last, so that every field has an end."""
-        line_starts = np.append(0, np.flatnonzero(self.bytes == _NEWLINE) + 1)
-        self.first_field = np.searchsorted(self.field_starts, line_starts)
-        self.fields_in = np.diff(self.first_field).tolist()
-        """Number of fields in each line, blank lines at the end left out."""
-        while self.fields_in and not self.fields_in[-1]:
-            self.fields_in.pop()
-        self._starts = self.field_starts[self.first_field].tolist()
-
-    def __len__(self) -> int:
-        return len(self.fields_in)
-
-    def first(self, line: int) -> bytes:
-        """The first field of a line."""
-        return self.text[self._starts[line] : self._starts[line + 1]].split(None, 1)[0]
-
-    def integer(self, line: int, what: str) -> int:
+    def natural(line: int) -> int:
         """The first field of a line as a number without sign."""
-        field = self.first(line)
-        if not field.isdigit() or len(field) > LONGEST_INTEGER:
-            raise _fault(line, f"{_quote(field)} is no {what}")
-        return int(field)
+        word = text[ends[line - 1] + 1 if line else 0 : ends[line]].split(maxsplit=1)[0]
+        if not word.isdigit() or len(word) > LONGEST_INTEGER:
+            raise ValueError("number")
+        return int(word)
 
-
-def _walk(lines: _Lines) -> tuple[list[int], list[int], list[int], int]:
-    """The structure: of each sample the bodyID, the frame and the line of its first joint; the number of frames.
-
-    Frames without a body do not count.
-    """
     ids: list[int] = []
-    frame_of_sample: list[int] = []
-    first_joints: list[int] = []
-    if not len(lines):
+    frame_of: list[int] = []
+    body_lines: list[int] = []
+    line, frames = 1, 0
+    for _ in range(natural(0)):
+        bodies = natural(line)
+        counted_fields, line = fields[line], line + 1
+        for _ in range(bodies):
+            if fields[line : line + _BODY_LINES] != _BODY_FIELDS or natural(line + 1) != NUM_JOINTS:
+                raise ValueError("body")
+            ids.append(natural(line))
+            frame_of.append(frames)
+            body_lines.append(line)
+            line += _BODY_LINES
+        if counted_fields != 1 or len(set(ids[len(ids) - bodies :])) < bodies:
+            raise ValueError("frame")
+        frames += bodies > 0
+    if line != len(ends) or fields[0] != 1 or not ids:
+        raise ValueError("length")
+    joint_lines = (np.array(body_lines)[:, None] + np.arange(2, _BODY_LINES)).ravel()
+    third_blanks = blanks[first_blanks[joint_lines] + 2]
+    coordinates = [
+        text[start:end] for start, end in zip(starts[joint_lines].tolist(), third_blanks.tolist(), strict=True)
+    ]
+    with warnings.catch_warnings(action="error"):  # for text that is not read to its end
+        numbers = np.fromstring(b" ".join(coordinates), np.float64, sep=" ")
+    with np.errstate(over="ignore"):
+        joints = numbers.astype(np.float32).reshape(len(ids), NUM_JOINTS, 3)
+    if not np.isfinite(joints).all():
+        raise ValueError("coordinate")
+    return _Samples(ids, frame_of, joints, frames)
+
+
+def _read_by_line(text: bytes) -> _Samples:
+    """The same of any text; `DataError` names the first line that does not fit."""
+    lines = [line.translate(_BLANKS).split() for line in text.split(b"\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
         raise DataError("the file is empty")
     announced = _count(lines, 0, "number of frames")
     if not announced:
         raise _fault(0, "the number of frames is 0")
+    ids: list[int] = []
+    frame_of: list[int] = []
+    joints: list[list[list[float]]] = []
     line, frames = 1, 0
     for frame in range(announced):
         if line == len(lines):
             raise _fault(line - 1, f"the file ends after {frame} of {announced} frames")
         count_line, bodies = line, _count(lines, line, "number of bodies")
-        seen: set[int] = set()
         line += 1
+        seen: set[int] = set()
         for _ in range(bodies):
-            if lines.fields_in[line : line + len(_BODY_RECORDS)] != _BODY_RECORDS:
-                _explain_body(lines, line, count_line, bodies)
-            body_id = lines.integer(line, "bodyID")
+            _check_layout(lines, line, count_line, bodies)
+            body_id = _integer(lines, line, "bodyID")
             if body_id in seen:
                 raise _fault(line, f"bodyID {body_id} occurs twice in one frame")
-            if (joints := lines.first(line + 1)) != _ALL_JOINTS:
-                raise _fault(line + 1, f"{_quote(joints)} joints, expected {NUM_JOINTS}")
             seen.add(body_id)
             ids.append(body_id)
-            frame_of_sample.append(frames)
-            first_joints.append(line + 2)
-            line += len(_BODY_RECORDS)
+            frame_of.append(frames)
+            _check_numbers(lines, line, start=1)
+            joints.append([_coordinates(lines, joint) for joint in range(line + 2, line + _BODY_LINES)])
+            line += _BODY_LINES
         frames += bodies > 0
     if line < len(lines):
         raise _fault(line, f"the file goes on after the {announced} frames that its first line says")
     if not frames:
         raise DataError("no body in any frame")
-    return ids, frame_of_sample, first_joints, frames
+    return _Samples(ids, frame_of, np.array(joints, np.float32), frames)
 
 
-def _count(lines: _Lines, line: int, what: str) -> int:
-    if lines.fields_in[line] != 1:
-        raise _fault(line, f"{counted(lines.fields_in[line], 'field')} where the {what} is expected")
-    return lines.integer(line, what)
+def _count(lines: list[list[bytes]], line: int, what: str) -> int:
+    if len(lines[line]) != 1:
+        raise _fault(line, f"{counted(len(lines[line]), 'field')} where the {what} is expected")
+    return _integer(lines, line, what)
 
 
-def _read_coordinates(lines: _Lines, joint_lines: np.ndarray) -> np.ndarray:
-    """x, y, z of the joints in these lines (samples, V): (samples, V, 3) float32."""
-    fields = (lines.first_field[joint_lines][..., None] + np.arange(3)).ravel()
-    starts, ends = lines.field_starts[fields], lines.field_starts[fields + 1] - 1
-    with np.errstate(over="ignore"):
-        coordinates = parse_decimals(lines.bytes, starts, ends).astype(np.float32)
-    good = np.isfinite(coordinates)
-    if not good.all():
-        place = int(np.flatnonzero(~good)[0])
-        field = lines.bytes[starts[place] : ends[place]].tobytes().strip()
-        raise _fault(int(joint_lines.flat[place // 3]), f"coordinate {'xyz'[place % 3]} is {_quote(field)}, no number")
-    return coordinates.reshape(*joint_lines.shape, 3)
+def _integer(lines: list[list[bytes]], line: int, what: str) -> int:
+    """The first field of a line as a number without sign."""
+    field = lines[line][0]
+    if not field.isdigit() or len(field) > LONGEST_INTEGER:
+        raise _fault(line, f"{_quote(field)} is not a {what}")
+    return int(field)
 
 
-def _refuse_text(lines: _Lines) -> None:
-    """Refuse text in any field; one pass over the bytes, a twentieth of the time of the rest."""
-    if odd := lines.text.translate(None, _OF_NUMBERS):
-        place = lines.text.index(odd[:1])
-        start, end = lines.field_starts[np.searchsorted(lines.field_starts, place, "right") - 1 :][:2]
-        field = lines.text[start:end].strip()
-        raise _fault(lines.text.count(b"\n", 0, place), f"{_quote(field)} is no number")
-
-
-def _explain_body(lines: _Lines, first: int, count_line: int, bodies: int) -> NoReturn:
-    """Raise the error for the lines from `first`, which are not those of a body."""
+def _check_layout(lines: list[list[bytes]], first: int, count_line: int, bodies: int) -> None:
+    """Raise the error for the first of the lines from `first` that does not have as many fields as a body's has."""
     claim = f"the {'body' if bodies == 1 else f'{bodies} bodies'} that line {count_line + 1} says"
-    for offset, expected in enumerate(_BODY_RECORDS):
+    for offset, expected in enumerate(_BODY_FIELDS):
         line = first + offset
         if line >= len(lines):
             raise _fault(line - 1, f"the file ends within {claim}")
-        if offset == 2 and (joints := lines.first(first + 1)) != _ALL_JOINTS:
-            raise _fault(first + 1, f"{_quote(joints)} joints, expected {NUM_JOINTS}")
-        if (found := lines.fields_in[line]) != expected:
+        if (found := len(lines[line])) != expected:
             what = ("the header of a body", "the number of joints")[offset] if offset < 2 else f"joint {offset - 1}"
             raise _fault(line, f"{counted(found, 'field')}, {expected} expected: this should be {what}, of {claim}")
-    raise AssertionError("called for a body that is complete")
+        if offset == 1 and lines[line][0] != str(NUM_JOINTS).encode():
+            raise _fault(line, f"{_quote(lines[line][0])} joints, expected {NUM_JOINTS}")
+
+
+def _coordinates(lines: list[list[bytes]], line: int) -> list[float]:
+    """x, y and z of a joint."""
+    numbers = []
+    for axis, field in zip("xyz", lines[line], strict=False):
+        try:
+            # `float` takes 1_000 for a number, this format does not.
+            number = math.nan if b"_" in field else float(field)
+        except ValueError:
+            number = math.nan
+        if not abs(number) <= _FLOAT32_MAX:
+            raise _fault(line, f"coordinate {axis} is {_quote(field)}, not a finite number")
+        numbers.append(number)
+    _check_numbers(lines, line, start=3)
+    return numbers
+
+
+def _check_numbers(lines: list[list[bytes]], line: int, start: int) -> None:
+    """Refuse text in the fields that are not used."""
+    for field in lines[line][start:]:
+        if field.translate(None, _OF_NUMBERS):
+            raise _fault(line, f"{_quote(field)} is not a number")
 
 
 def _fault(line: int, reason: str) -> DataError:

@@ -22,7 +22,7 @@ from feeders.errors import DataError, reading, why
 from feeders.feeder import ALONE
 from feeders.ntu.actors import choose_actors
 from feeders.ntu.raw import parse_skeleton
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 from graph import get_skeleton
 
 SUFFIXES = (".skeleton", ".json", ".npy")

@@ -12,13 +12,10 @@ import numpy as np
 import torch
 
 from feeders.benchmarks import Benchmark
-from feeders.catalogue import Catalogue
-from feeders.clip_rows import ClipRows
-from feeders.clip_source import InMemory
 from feeders.errors import BadClip
 from feeders.split import stored_skeleton
-from feeders.store import PackedStore
-from feeders.store_writer import fault_of
+from feeders.store.catalogue import Catalogue, fault_of
+from feeders.store.packed import PackedStore
 from graph import get_skeleton
 
 GROWTH = 1.2
@@ -91,8 +88,7 @@ class ClipCollector:
             joints=self.joints,
             dtype=self._rows.dtype,
         )
-        rows = ClipRows.of(torch.from_numpy(self._rows), frames, persons)
-        return PackedStore(catalogue, InMemory(rows)), self.bad
+        return PackedStore(catalogue, torch.from_numpy(self._rows)), self.bad
 
     def _misfit(self, label: int, clip: np.ndarray) -> str | None:
         if clip.shape[2] != self.joints:

@@ -14,7 +14,7 @@ import numpy as np
 
 from feeders.benchmarks.nw_ucla import NW_UCLA
 from feeders.errors import BadClip, DataError
-from feeders.store import PackedStore
+from feeders.store.packed import PackedStore
 
 NUM_JOINTS = 20
 CLASS_OF_ACTION = {action: index for index, action in enumerate((1, 2, 3, 4, 5, 6, 8, 9, 11, 12))}

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from feeders.benchmarks import Benchmark
 from feeders.choices import ORIGINS, Origin
-from feeders.clip_rows import ClipRows
 from feeders.errors import DataError, unknown_choice
+from feeders.store.packed import ClipRows
 from feeders.transforms.bones import BoneScaling
 from feeders.transforms.ntu import NTUTransform
 from feeders.transforms.nw_ucla import NWUCLATransform

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feeders.clip_rows import ClipRows
+from feeders.store.packed import ClipRows
 
 
 def gather_frames(rows: ClipRows, clips: Tensor, frames: Tensor, num_persons: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from feeders.clip_rows import ClipRows
+from feeders.store.packed import ClipRows
 from feeders.transforms.bones import BoneScaling
 from feeders.transforms.frames import gather_frames, to_network_layout
 from graph import Skeleton

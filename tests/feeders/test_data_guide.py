@@ -6,7 +6,6 @@ import re
 
 import h5py
 import numpy as np
-import pytest
 
 import main
 from feeders import BENCHMARKS, PackedStore, get_benchmark, open_store
@@ -68,29 +67,22 @@ def test_an_archive_becomes_a_store(tmp_path, monkeypatch):
     assert PackedStore.load("ntu60_xsub.h5").fingerprint == read_again.fingerprint
 
 
-@pytest.mark.parametrize("special", [False, True])
-def test_the_recipe_decodes_a_clip(tmp_path, monkeypatch, special):
+def test_the_recipe_reads_a_clip(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    clips = [
-        np.round(rng.standard_normal((frames, persons, 25, 3)), 2).astype(np.float32)
-        for frames, persons in ((4, 1), (9, 2))
-    ]
-    if special:
-        clips[1][3, 0, :, 0] = -0.0
-        clips[1][:, 1] *= np.float32(1e-20)
-    PackedStore.from_clips(clips, [0, 0], ["a", "b"], ["x"], "ntu").save("clips.h5")
+    clips = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 1, 25, 3), (9, 2, 25, 3))]
+    PackedStore.from_clips(clips, [0, 1], ["a", "b"], ["x", "y"], "ntu").save("clips.h5")
     for i, expected in enumerate(clips):
         names = {"i": i}
-        exec(code_block(GUIDE, "cumsum"), names)
-        assert names["clip"].tobytes() == expected.tobytes()
-        assert names["clip"].shape == expected.shape
+        exec(code_block(GUIDE, "h5py.File"), names)
+        np.testing.assert_array_equal(names["clip"], expected)
+        assert (names["label"], names["name"]) == (i, "ab"[i])
 
 
 def test_every_field_of_the_store_is_listed(tmp_path):
     clip = np.ones((2, 1, 25, 3), np.float32)
     PackedStore.from_clips([clip], [0], ["a"], ["x"], "ntu", {"subject": [1]}).save(tmp_path / "a.h5")
-    rows = table(section(GUIDE, "The packed store, field by field").split("Positions are")[0])
+    rows = table(section(GUIDE, "The packed store, field by field").split("A column `side`")[0])
     listed = {row.replace("`", "").removeprefix("attribute ") for row in rows}
     with h5py.File(tmp_path / "a.h5") as file:
         assert listed == {*file.attrs, *(set(file) - {"metadata"}), "metadata/<column>"}

@@ -153,7 +153,7 @@ def test_a_clip_with_too_many_persons_is_refused(store):
 def test_every_placement_gives_the_same_clips(store, split, tmp_path):
     store.save(tmp_path / "clips.h5")
     stored = PackedStore.load(tmp_path / "clips.h5")
-    places = [place_store(stored, placement, torch.device("cpu")) for placement in ("host", "memory_map", "device")]
+    places = [place_store(stored, placement, torch.device("cpu")) for placement in ("host", "device")]
     expected = Feeder(store, BENCHMARK, split, repeat=2, seed=3)
     indices = torch.tensor([3, 0, len(expected) - 1, 3])
     for place in places:

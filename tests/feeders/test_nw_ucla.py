@@ -274,25 +274,13 @@ def test_placement(folder, monkeypatch):
     assert place_store(store, "device", gpu) == "on cuda"
 
 
-def test_auto_keeps_nothing_where_memory_is_scarce(folder, monkeypatch):
-    """At least half of the host's memory would be needed."""
-    cpu = torch.device("cpu")
-    open_store(BENCHMARK, folder).store.save(folder / "packed.h5")
-    store = PackedStore.load(folder / "packed.h5")
-    for memory, stays in ((2 * store.nbytes + 1, True), (2 * store.nbytes, False)):
-        monkeypatch.setattr("feeders.open.os.sysconf", {"SC_PHYS_PAGES": memory, "SC_PAGE_SIZE": 1}.get)
-        assert (place_store(store, "auto", cpu) is store) == stays
-    in_memory = store.to(cpu)
-    assert place_store(in_memory, "memory_map", cpu) is in_memory
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_placement_gives_the_same_clips(folder, split):
     from_folder = open_store(BENCHMARK, folder).store
     from_folder.save(folder / "packed.h5")
     expected = Feeder(from_folder, BENCHMARK, split, seed=1).feed(torch.arange(2), 1)
     stored = PackedStore.load(folder / "packed.h5")
-    for placement in ("host", "memory_map", "device"):
+    for placement in ("host", "device"):
         store = place_store(stored, placement, torch.device("cpu"))
         batch = Feeder(store, BENCHMARK, split, seed=1).feed(torch.arange(2), 1)
         assert torch.equal(batch.x, expected.x)

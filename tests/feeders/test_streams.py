@@ -20,7 +20,7 @@ def build(stream, variant, skeleton_name):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stream", STREAMS)
 def test_ntu(published, published_clips, stream, variant):
-    joints = NTUTransform(2, 64).test(*published_clips.ready(torch.from_numpy(published["ntu_stream_clips"])))
+    joints = NTUTransform(2, 64).test(published_clips.rows, torch.from_numpy(published["ntu_stream_clips"]))
     result = build(stream, variant, "ntu")(joints)
     np.testing.assert_allclose(result.numpy(), published[f"ntu_{variant}_{stream}"], rtol=0, atol=1e-5)
 
@@ -29,7 +29,7 @@ def test_ntu(published, published_clips, stream, variant):
 @pytest.mark.parametrize("stream", STREAMS)
 def test_nw_ucla(published, real_clips, stream, variant):
     clips = torch.tensor([real_clips.store.names.index(name) for name in published["ucla_names"]])
-    joints = NWUCLATransform(get_skeleton("nw-ucla"), 1, 52).test(*real_clips.store.ready(clips))
+    joints = NWUCLATransform(get_skeleton("nw-ucla"), 1, 52).test(real_clips.store.rows, clips)
     result = build(stream, variant, "nw-ucla")(joints)
     np.testing.assert_allclose(result.numpy(), published[f"ucla_{variant}_{stream}"], rtol=0, atol=1e-9)
 

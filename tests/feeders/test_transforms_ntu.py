@@ -18,7 +18,7 @@ def assert_close(actual, expected):
 
 
 def test_test_crop_of_every_clip(published, published_clips):
-    joints = NTUTransform(num_persons=2, window=64).test(*published_clips.ready(torch.arange(13)))
+    joints = NTUTransform(num_persons=2, window=64).test(published_clips.rows, torch.arange(13))
     assert joints.dtype == torch.float32
     assert_close(joints, published["crop_p095_w64"])
 
@@ -26,7 +26,7 @@ def test_test_crop_of_every_clip(published, published_clips):
 @pytest.mark.parametrize(("share", "window"), [(0.95, 32), (0.5, 64), (1.0, 100)])
 def test_central_crop_of_other_shares_and_windows(published, published_clips, share, window):
     clips = torch.from_numpy(published["pick"])
-    rows, _ = published_clips.ready(clips)
+    rows = published_clips.rows
     start, length = centre_crop(rows.frames[clips], share)
     joints = crop_resize(rows, clips, start, length, window, 2)
     assert_close(joints, published[f"crop_p{round(share * 100):03}_w{window}"])
@@ -38,7 +38,7 @@ def test_training_crop_with_given_share_and_start(published, published_clips, ca
     clip = torch.tensor([int(number)])
     share = torch.tensor([share], dtype=torch.float64)
     latest = torch.tensor([math.nextafter(1, 0)], dtype=torch.float64)
-    rows, _ = published_clips.ready(clip)
+    rows = published_clips.rows
     last_start, length = train_crop(rows.frames[clip], share, latest)
     assert last_start.item() == latest_start
     joints = crop_resize(rows, clip, torch.tensor([int(start)]), length, 64, 2)
@@ -67,7 +67,7 @@ def test_training_maps_draws_to_crop_and_angles(published_clips):
     transform = NTUTransform(num_persons=2, window=16)
     clips = torch.tensor([11, 3])
     draws = torch.tensor([[0.77, 0.5, 0.5, 0.5, 0.5], [0.0, 0.9, 1.0, 0.0, 0.25]], dtype=torch.float64)
-    rows, _ = published_clips.ready(clips)
+    rows = published_clips.rows
     joints = transform.train(rows, clips, draws)
     # n = 299: floor(299 * 0.885) = 264 frames, start floor(0.5 * 36) = 18; n = 19: everything.
     straight = crop_resize(rows, clips, torch.tensor([18, 0]), torch.tensor([264, 19]), 16, 2)
@@ -78,7 +78,7 @@ def test_training_maps_draws_to_crop_and_angles(published_clips):
 
 def test_resize_equals_a_loop_over_frames(make_store):
     store = make_store([1, 2, 9, 40, 150])
-    rows, clips = store.ready(torch.arange(5))
+    rows, clips = store.rows, torch.arange(5)
     for window in (1, 7, 64):
         joints = crop_resize(rows, clips, torch.zeros(5, dtype=torch.int64), store.frames, window, 2)
         for i in range(5):
@@ -93,7 +93,7 @@ def test_resize_equals_a_loop_over_frames(make_store):
 
 
 def test_an_absent_person_stays_exactly_zero(make_store):
-    rows, clips = make_store([30, 80]).ready(torch.arange(2))
+    rows, clips = make_store([30, 80]).rows, torch.arange(2)
     transform = NTUTransform(num_persons=2, window=64)
     draws = torch.rand(2, 5, dtype=torch.float64)
     for joints in (transform.train(rows, clips, draws), transform.test(rows, clips)):
@@ -102,7 +102,7 @@ def test_an_absent_person_stays_exactly_zero(make_store):
 
 
 def test_a_single_frame_is_repeated(published_clips):
-    joints = NTUTransform(num_persons=2, window=64).test(*published_clips.ready(torch.tensor([0])))
+    joints = NTUTransform(num_persons=2, window=64).test(published_clips.rows, torch.tensor([0]))
     assert (joints == joints[:, :, :1]).all()
     np.testing.assert_array_equal(joints[0, :, 0, :, 0].numpy().T, published_clips.clip(0)[0, 0].numpy())
 
@@ -110,7 +110,7 @@ def test_a_single_frame_is_repeated(published_clips):
 def test_rotation_can_be_smaller_or_none(published_clips):
     clips = torch.tensor([11, 3])
     draws = torch.tensor([[0.77, 0.5, 0.9, 0.5, 0.1], [0.0, 0.9, 1.0, 0.0, 0.25]], dtype=torch.float64)
-    rows, _ = published_clips.ready(clips)
+    rows = published_clips.rows
     # The crops of the test above.
     straight = crop_resize(rows, clips, torch.tensor([18, 0]), torch.tensor([264, 19]), 16, 2)
     assert torch.equal(NTUTransform(2, 16, rotation=0).train(rows, clips, draws), straight)
@@ -125,7 +125,7 @@ def test_every_frame_may_have_its_own_origin(make_store, train):
     store = make_store([9, 70])
     second = store.clip(1)
     second[3, 1] = 0  # away for a while
-    rows, clips = store.ready(torch.arange(2))
+    rows, clips = store.rows, torch.arange(2)
     transform = NTUTransform(2, 32, rotation=0, centre=1)
     draws = torch.tensor([[0.3, 0.4, 0.5, 0.5, 0.5]] * 2, dtype=torch.float64)
     joints = transform.train(rows, clips, draws) if train else transform.test(rows, clips)
@@ -148,7 +148,7 @@ def test_every_frame_may_have_its_own_origin(make_store, train):
 
 
 def test_a_copied_person_is_the_first_one_to_the_bit(make_store):
-    rows, clips = make_store([30, 80, 41]).ready(torch.arange(3))
+    rows, clips = make_store([30, 80, 41]).rows, torch.arange(3)
     draws = torch.rand(3, 5, dtype=torch.float64)
     transform = NTUTransform(2, 64)
     copied = torch.tensor([True, False, False])

@@ -38,7 +38,7 @@ def normalised(clip: np.ndarray) -> np.ndarray:
 
 def test_joints_of_test_clips_in_one_batch(published, real_clips, published_ids, transform):
     """Clips of 21, 101 and 1 frames together, so padding would show."""
-    joints = transform.test(*real_clips.store.ready(published_ids))
+    joints = transform.test(real_clips.store.rows, published_ids)
     assert joints.dtype == torch.float64
     np.testing.assert_allclose(joints.numpy(), published["ucla_plain_joint"], rtol=0, atol=TOLERANCE)
 
@@ -48,7 +48,7 @@ def test_given_view_and_frames(published, real_clips, published_ids, transform):
     degrees = torch.from_numpy(published["ucla_view_params"][:, :2])
     frames = torch.from_numpy(published["ucla_view_frames"])
     clip = published_ids[:1].expand(3)
-    joints = transform.pick_and_normalise(*real_clips.store.ready(clip), frames, view_rotations(degrees))
+    joints = transform.pick_and_normalise(real_clips.store.rows, clip, frames, view_rotations(degrees))
     np.testing.assert_allclose(joints.numpy(), published["ucla_view_joint"], rtol=0, atol=TOLERANCE)
 
 
@@ -57,16 +57,16 @@ def test_the_clip_does_not_depend_on_its_batch(transform):
     clips = [rng.normal(3, 1, (length, 1, 20, 3)) for length in (1, 200, 30)]
     store = small_store(*clips)
     draws = torch.rand(3, transform.num_draws, dtype=torch.float64)
-    together = transform.train(*store.ready(torch.arange(3)), draws)
+    together = transform.train(store.rows, torch.arange(3), draws)
     for i in range(3):
-        alone = transform.train(*store.ready(torch.tensor([i])), draws[i : i + 1])
+        alone = transform.train(store.rows, torch.tensor([i]), draws[i : i + 1])
         torch.testing.assert_close(together[i], alone[0], rtol=0, atol=1e-12)
 
 
 def test_range_is_taken_over_the_whole_clip_not_the_picked_frames(transform):
     clip = np.random.default_rng(1).normal(0, 1, (90, 1, 20, 3))
     store = small_store(clip)
-    joints = transform.pick_and_normalise(*store.ready(torch.tensor([0])), torch.zeros(1, 52, dtype=torch.int64))
+    joints = transform.pick_and_normalise(store.rows, torch.tensor([0]), torch.zeros(1, 52, dtype=torch.int64))
     np.testing.assert_allclose(joints[0, :, 0, :, 0].numpy().T, normalised(clip[:, 0])[0], atol=1e-12)
 
 
@@ -75,12 +75,12 @@ def test_a_coordinate_that_does_not_vary_becomes_zero(transform):
     clip[..., 2] = 2.7
     point = np.full((3, 1, 20, 3), 1.3)
     store = small_store(clip, point)
-    joints = transform.test(*store.ready(torch.arange(2)))
+    joints = transform.test(store.rows, torch.arange(2))
     assert (joints[0, 2] == 0).all()
     assert (joints[0, :2].abs().amax((1, 2, 3)) == 1).all()
     assert (joints[1] == 0).all()
     draws = torch.rand(2, transform.num_draws, dtype=torch.float64)
-    assert (transform.train(*store.ready(torch.arange(2)), draws)[1] == 0).all()
+    assert (transform.train(store.rows, torch.arange(2), draws)[1] == 0).all()
 
 
 def test_float32_is_close_to_float64(real_clips, transform):
@@ -92,9 +92,9 @@ def test_float32_is_close_to_float64(real_clips, transform):
         store.class_names,
         store.skeleton,
     )
-    joints = transform.test(*single.ready(torch.arange(100)))
+    joints = transform.test(single.rows, torch.arange(100))
     assert joints.dtype == torch.float32
-    torch.testing.assert_close(joints.double(), transform.test(*store.ready(torch.arange(100))), rtol=0, atol=1e-5)
+    torch.testing.assert_close(joints.double(), transform.test(store.rows, torch.arange(100)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [1, 2, 52, 64])
@@ -109,7 +109,7 @@ def test_view_angles_are_whole_degrees_up_to_60(transform, monkeypatch):
     monkeypatch.setattr("feeders.transforms.nw_ucla.view_rotations", lambda x: seen.append(x) or view_rotations(x))
     store = small_store(np.random.default_rng(3).normal(0, 1, (5, 1, 20, 3)))
     draws = torch.rand(5_000, transform.num_draws, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    transform.train(*store.ready(torch.zeros(5_000, dtype=torch.int64)), draws)
+    transform.train(store.rows, torch.zeros(5_000, dtype=torch.int64), draws)
     counts = np.unique(seen[0].numpy(), return_counts=True)
     np.testing.assert_array_equal(counts[0], np.arange(-60, 61))
     # 10,000 angles over 121 values: 83 each, standard deviation 9.

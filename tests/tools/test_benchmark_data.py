@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from feeders import PackedStore
-from feeders.ntu.generate import generate_tree
 from feeders.ntu.names import get_dataset, parse_name
 from feeders.ntu.raw import parse_skeleton
 from tools.benchmark import main
-from tools.benchmark_data import repeat_clips
-from tools.plain_parse import ALL_NUMBERS, COORDINATES, parse_lines
+from tools.benchmark_data import ALL_NUMBERS, COORDINATES, parse_lines, repeat_clips
+from tools.ntu_clips import generate_tree
 
 
 def test_it_prints_and_returns_every_measurement(capsys):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from feeders.ntu.generate import generate_tree
 from feeders.ntu.names import get_dataset
+from tools.ntu_clips import generate_tree
 
 CLIPS = 24
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feeders.ntu.generate import Body, skeleton_text
+from tools.ntu_clips import Body, skeleton_text
 
 Frames = list[list[tuple[int, np.ndarray]]]
 

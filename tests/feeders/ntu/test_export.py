@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from feeders import DataError, Feeder, PackedStore, get_benchmark
 from feeders.ntu.export import export_npz, published_order
 from feeders.ntu.names import get_dataset
 from feeders.ntu.prepare import prepare
 from feeders.readers.published_npz import read_published_npz
-from feeders.store_file import open_store_file
 from tests.feeders.ntu.oracle import unpack_tree
 
 PROTOCOLS = [("ntu60", "xsub"), ("ntu60", "xview"), ("ntu120", "xsub"), ("ntu120", "xset")]
@@ -28,7 +28,7 @@ def stores(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     raw = unpack_tree(shared, place / "raw")
     out = {name: place / f"{name}.h5" for name in ("ntu60", "ntu120")}
     for name, store in out.items():
-        prepare([raw], get_dataset(name), store, 1, lambda _: None)
+        prepare([raw], get_dataset(name), store, 1)
     return out
 
 
@@ -61,7 +61,7 @@ def test_exported_arrays_are_the_published_ones(shared, stores, tmp_path, datase
 
 
 def test_the_store_keeps_persons_that_are_there_only(stores):
-    catalogue = open_store_file(stores["ntu120"]).catalogue
+    catalogue = PackedStore.load(stores["ntu120"]).catalogue
     clip = catalogue.names.index(MERGED)
     assert (catalogue.persons[clip], catalogue.metadata["alone"][clip]) == (1, 0)
     assert set(catalogue.persons[catalogue.metadata["alone"] == 1].tolist()) == {1}
@@ -71,7 +71,7 @@ def test_the_store_keeps_persons_that_are_there_only(stores):
 def test_second_person_by_choice(shared, stores, tmp_path, dataset, choice):
     export_npz(stores[dataset], "xsub", tmp_path / "out.npz", frames=40, second_person=choice)
     expected = published(shared, dataset, "xsub")
-    alone = open_store_file(stores[dataset]).catalogue
+    alone = PackedStore.load(stores[dataset]).catalogue
     is_alone = dict(zip(alone.names, alone.metadata["alone"].tolist(), strict=True))
     with np.load(tmp_path / "out.npz") as arrays:
         persons = arrays["x_train"].reshape(-1, 40, 2, 75)
@@ -113,7 +113,7 @@ def test_a_failed_writing_leaves_nothing(stores, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("feeders.ntu.export.np.lib.format.write_array_header_1_0", refuse)
-    with pytest.raises(DataError, match=r"out\.npz: cannot be written \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"out\.npz: cannot be written \(No space left on device\)"):
         export_npz(stores["ntu60"], "xsub", tmp_path / "out.npz")
     assert list(tmp_path.iterdir()) == []
 

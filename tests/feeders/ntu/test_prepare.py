@@ -1,4 +1,4 @@
-"""From raw clips to a store: the same whatever the processes, interruptions and kind of source; no clip is lost."""
+"""From raw clips to a store: the same whatever the processes and the kind of source; no clip is lost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NTU60, NTU120 = get_dataset("ntu60"), get_dataset("ntu120")
 GOOD = text_of(frames_of(Track(72_057_594_037_900_000, 0, 12, 0.3)))
 
 
-def run(raw: Path, out: Path, jobs: int = 1, dataset=NTU120, said: list[str] | None = None, **options) -> Summary:
-    return prepare([raw], dataset, out, jobs, (said if said is not None else []).append, **options)
+def run(raw: Path, out: Path, jobs: int = 1, dataset=NTU120, **options) -> Summary:
+    return prepare([raw], dataset, out, jobs, **options)
 
 
 def report(summary: Summary) -> list[tuple[str, ...]]:
@@ -75,69 +75,33 @@ def test_archives_give_the_same_store(raw_archives, expected, tmp_path):
     assert run(raw_archives, tmp_path / "store.h5").fingerprint == expected.fingerprint
 
 
-def interrupt(raw: Path, out: Path, after: int, **options) -> None:
-    def progress(stage: str, done: int, total: int) -> None:
-        if done >= after:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_run_leaves_nothing(raw_tree, tmp_path, jobs):
+    def progress(done: int, total: int) -> None:
+        if done >= 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(raw, out, progress=progress, **options)
-    assert not out.exists()
+        run(raw_tree, tmp_path / "store.h5", jobs, progress=progress)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_an_interrupted_run_goes_on(raw_tree, expected, tmp_path, jobs):
-    out, said = tmp_path / "store.h5", []
-    interrupt(raw_tree, out, 9, jobs=jobs)
-    summary = run(raw_tree, out, jobs, said=said)
-    assert summary.fingerprint == expected.fingerprint
-    assert summary.resumed >= 9
-    assert any("going on from" in line for line in said)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["store.h5", "store_report.csv"]
+@pytest.mark.parametrize(("jobs", "cores", "processes"), [(150, 64, 8), (150, 3, 3), (2, 64, 2)])
+def test_no_more_processes_than_tasks_and_cores(raw_tree, tmp_path, monkeypatch, jobs, cores, processes):
+    started = []
+
+    def pool(workers: int, **_: object) -> None:
+        started.append(workers)
+        raise DataError("no pool in this test")
+
+    monkeypatch.setattr(preparation, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(preparation.os, "cpu_count", lambda: cores)
+    with pytest.raises(DataError, match="no pool"):
+        run(raw_tree, tmp_path / "store.h5", jobs)
+    assert started == [processes]
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut to the first record", "flip", "garbage"])
-def test_what_is_left_of_a_killed_run_is_checked(raw_tree, expected, tmp_path, damage):
-    out = tmp_path / "store.h5"
-    interrupt(raw_tree, out, 9)
-    part = tmp_path / "store.h5.part"
-    content = bytearray(part.read_bytes())
-    if damage == "cut":
-        content = content[:-1000]
-    elif damage == "cut to the first record":
-        content = content[:20]
-    elif damage == "flip":
-        content[len(content) // 2] ^= 1
-    else:
-        content += b"\xff" * 50
-    part.write_bytes(content)
-    summary = run(raw_tree, out)
-    assert summary.fingerprint == expected.fingerprint
-    assert (summary.resumed == 9) == (damage == "garbage")
-
-
-def test_another_data_set_starts_anew_and_says_so(raw_tree, tmp_path):
-    out, said = tmp_path / "store.h5", []
-    interrupt(raw_tree, out, 9)
-    summary = run(raw_tree, out, dataset=NTU60, said=said)
-    assert summary.resumed == 0
-    assert any("starting anew" in line for line in said)
-    assert summary.fingerprint == run(raw_tree, tmp_path / "other.h5", dataset=NTU60).fingerprint
-
-
-def test_files_that_changed_since_are_prepared_again(raw_tree, tmp_path):
-    raw, out = tmp_path / "raw", tmp_path / "store.h5"
-    shutil.copytree(raw_tree, raw)
-    first = sorted(raw.rglob("*.skeleton"))[0]
-    interrupt(raw, out, 24)
-    first.write_bytes(GOOD)
-    summary = run(raw, out)
-    assert summary.resumed == 23
-    store = PackedStore.load(out)
-    assert int(store.frames[store.names.index(first.stem)]) == 12
-
-
-def test_a_clip_that_was_mended_is_prepared_in_the_next_run(tmp_path):
+def test_a_clip_that_was_repaired_is_prepared_in_the_next_run(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "store.h5"
     raw.mkdir()
     for action, text in ((1, GOOD), (2, b"nonsense")):
@@ -149,26 +113,14 @@ def test_a_clip_that_was_mended_is_prepared_in_the_next_run(tmp_path):
     assert report(summary) == []
 
 
-def test_a_failed_writing_leaves_what_is_done(raw_tree, expected, tmp_path, monkeypatch):
-    out = tmp_path / "store.h5"
-
+def test_a_failed_writing_leaves_nothing(raw_tree, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr("feeders.store_writer.os.fsync", refuse)
-        with pytest.raises(DataError, match="No space left"):
-            run(raw_tree, out)
-    assert not out.exists()
-    summary = run(raw_tree, out)
-    assert (summary.resumed, summary.fingerprint) == (24, expected.fingerprint)
-
-
-def test_what_a_run_left_that_was_killed_while_it_wrote_is_removed(raw_tree, expected, tmp_path):
-    (tmp_path / ".store.h5.123.whole.tmp").write_bytes(b"half")
-    (tmp_path / ".store.h5.old").write_bytes(b"mine")
-    assert run(raw_tree, tmp_path / "store.h5").fingerprint == expected.fingerprint
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".store.h5.old", "store.h5", "store_report.csv"]
+    monkeypatch.setattr("feeders.store.hdf5.os.fsync", refuse)
+    with pytest.raises(DataError, match="No space left"):
+        run(raw_tree, tmp_path / "store.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["store_report.csv"]
 
 
 def test_a_file_name_that_is_no_text_is_reported(tmp_path):
@@ -176,19 +128,6 @@ def test_a_file_name_that_is_no_text_is_reported(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.skeleton")).write_bytes(GOOD)
     summary = run(tmp_path, tmp_path / "out" / "store.h5", dataset=NTU60)
     assert report(summary) == [("", r"\udcff.skeleton", "skipped")]
-
-
-def test_two_runs_at_once_are_refused(raw_tree, tmp_path):
-    out = tmp_path / "store.h5"
-    tried = []
-
-    def progress(*_: object) -> None:
-        with pytest.raises(DataError, match="in use"):
-            run(raw_tree, out)
-        tried.append(True)
-
-    run(raw_tree, out, progress=progress)
-    assert tried
 
 
 def test_every_bad_file_is_reported_and_the_rest_is_prepared(tmp_path):
@@ -259,7 +198,7 @@ def test_a_file_that_may_not_be_read_is_not_called_something_to_remove(raw_tree,
     def locked(*_: object, **__: object) -> None:
         raise PermissionError(13, "Unable to synchronously open file (errno = 13,\nflags = 0)")
 
-    for target in ("feeders.ntu.prepare.h5py.File", "pathlib.Path.stat"):
+    for target in ("feeders.store.hdf5.h5py.File", "pathlib.Path.stat"):
         with monkeypatch.context() as patch:
             patch.setattr(target, locked)
             with pytest.raises(DataError, match=r"store\.h5: .*cannot be read \(Permission denied\)") as caught:
@@ -270,7 +209,7 @@ def test_a_file_that_may_not_be_read_is_not_called_something_to_remove(raw_tree,
 
 def test_no_usable_clip_is_an_error_that_names_one(tmp_path):
     (tmp_path / "S001C001P001R001A001.skeleton").write_bytes(b"1\nx\n")
-    with pytest.raises(DataError, match=r"none of 1 clips can be used.*A001\.skeleton: line 2: 'x' is no number"):
+    with pytest.raises(DataError, match=r"none of 1 clips can be used.*A001\.skeleton: line 2: 'x' is not a number"):
         run(tmp_path, tmp_path / "out" / "store.h5")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["store_report.csv"]
 
@@ -281,7 +220,7 @@ def test_a_store_is_replaced_and_nothing_else(tmp_path, raw_tree, expected):
     assert run(raw_tree, out).fingerprint == expected.fingerprint
     for content in (b"my thesis", b""):
         out.write_bytes(content)
-        with pytest.raises(DataError, match="no packed store"):
+        with pytest.raises(DataError, match="not a packed store"):
             run(raw_tree, out)
         assert out.read_bytes() == content
     with pytest.raises(DataError, match="a folder"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -10,10 +12,15 @@ import pytest
 
 from feeders import DataError
 from feeders.ntu.names import get_dataset
-from feeders.ntu.sources import Found, find_clips
+from feeders.ntu.sources import Found, find_clips, open_archive
 
 NTU60, NTU120 = get_dataset("ntu60"), get_dataset("ntu120")
 NAME = "S001C001P001R001A001"
+
+
+@pytest.fixture(autouse=True)
+def _archives_are_opened_anew():
+    open_archive.cache_clear()
 
 
 def texts(found: Found) -> dict[str, bytes]:
@@ -192,8 +199,44 @@ def test_a_file_larger_than_any_clip_is_not_read(tmp_path):
     put(tmp_path, NAME)
     with (tmp_path / f"{NAME}.skeleton").open("wb") as file:
         file.truncate(2**34)
-    with pytest.raises(DataError, match="17,179,869,184 bytes"):
+    with pytest.raises(DataError, match="more than 16,777,216 bytes"):
         find_clips([tmp_path], NTU60).clips[NAME][0].read()
+
+
+def test_a_bomb_in_an_archive_is_unpacked_no_further_than_a_clip_can_be(tmp_path):
+    path = archive(tmp_path / "a.zip", {f"{NAME}.skeleton": bytes(2**28)})
+    assert path.stat().st_size < 2**19
+    (place,) = find_clips([path], NTU60).clips[NAME]
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="more than 16,777,216 bytes"):
+            place.read()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**26
+
+
+@pytest.mark.parametrize("offset", [2**40, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_member_at_a_place_that_no_file_has_is_one_bad_file(tmp_path, offset):
+    path = archive(tmp_path / "a.zip", {f"{NAME}.skeleton": b"text", "S001C001P001R001A002.skeleton": b"other"})
+    content = path.read_bytes()
+    entry = content.index(b"PK\1\2")
+    name = f"{NAME}.skeleton".encode()
+    end = entry + 46 + len(name)
+    extra = struct.pack("<HHQ", 1, 8, offset)
+    directory = bytearray(content[entry:end])
+    directory[30:32] = struct.pack("<H", len(extra))
+    directory[42:46] = b"\xff" * 4
+    changed = bytearray(content[:entry] + directory + extra + content[end:])
+    place = changed.rindex(b"PK\5\6") + 12
+    changed[place : place + 4] = struct.pack("<I", struct.unpack("<I", changed[place : place + 4])[0] + len(extra))
+    path.write_bytes(changed)
+    found = find_clips([path], NTU60)
+    with pytest.raises(DataError, match="its archive is damaged there") as caught:
+        found.clips[NAME][0].read()
+    assert "\n" not in str(caught.value)
+    assert found.clips["S001C001P001R001A002"][0].read() == b"other"
 
 
 def test_a_file_that_vanished_is_told(tmp_path):

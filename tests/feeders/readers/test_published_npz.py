@@ -118,7 +118,7 @@ def test_bad_clips_are_named(write):
     content["y_train"][1] = 0
     _, bad = read_published_npz(write(content), XSUB)
     assert [clip.name for clip in bad] == ["train_0", "train_1", "test_1"]
-    assert "holds nothing" in bad[0].reason
+    assert "is empty" in bad[0].reason
     assert "label -1" in bad[1].reason
     assert "NaN" in bad[2].reason
 

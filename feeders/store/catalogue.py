@@ -1,6 +1,6 @@
-"""What a packed store knows of its clips without their coordinates.
+"""What a packed store knows of its clips without their coordinates, and what a clip may be.
 
-Shapes: S clips, V joints.
+Shapes: S clips, T frames, M persons, V joints.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from feeders.errors import DataError
+
+DIGEST_SIZE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,31 +56,47 @@ class Catalogue:
             doubles = [name for name, count in Counter(self.names).items() if count > 1]
             raise DataError(f"clip names must differ; {len(doubles)} occur more than once, the first is {doubles[0]!r}")
         if not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise DataError(f"labels must lie in 0 .. {len(self.class_names) - 1}, one per class name")
+            raise DataError(f"labels must be in 0 .. {len(self.class_names) - 1}, one per class name")
 
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of all coordinates in bytes, not encoded."""
-        return int((self.frames * self.persons).sum()) * self.joints * 3 * self.dtype.itemsize
-
-    def shape(self, clip: int) -> tuple[int, int, int, int]:
-        """(T, M, V, 3) of one clip."""
-        return int(self.frames[clip]), int(self.persons[clip]), self.joints, 3
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(S + 1,) int64: clip i has the rows offsets[i] .. offsets[i + 1] - 1 of the coordinates; one row is one
+        person in one frame, frame by frame and within a frame person by person."""
+        return np.concatenate([[0], np.cumsum(self.frames * self.persons)])
 
     def fingerprint(self, digests: np.ndarray) -> str:
         """Hexadecimal digest of everything that makes a data set what it is.
 
-        digests: (S, 16) uint8, of each clip's content (`clip_digest`), which include type and shape. Equal data have
-        equal fingerprints, whether they come from a file, how it is encoded and where they lie.
+        digests: (S, 16) uint8, `clip_digest` of each clip. Equal data have equal fingerprints, whatever they were read
+        from and whatever memory they are in.
         """
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
         texts = (self.skeleton, *self.class_names, "", *self.names)
         digest.update(b"".join(text.encode() + b"\0" for text in texts))
-        digest.update(np.ascontiguousarray(self.labels, "<i8").data)
+        for column in (self.frames, self.persons, self.labels):
+            digest.update(np.ascontiguousarray(column, "<i8").data)
         digest.update(np.ascontiguousarray(digests).data)
         for name in sorted(self.metadata):
             digest.update(name.encode() + b"\0" + self.metadata[name].astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def clip_digest(clip: np.ndarray) -> bytes:
+    """blake2b, 16 bytes, of a clip's type (as `<f4`), its shape (as `(T, M, V, 3)`) and its bytes in that order."""
+    digest = hashlib.blake2b(f"{clip.dtype.str}{clip.shape}".encode(), digest_size=DIGEST_SIZE)
+    digest.update(np.ascontiguousarray(clip).data)
+    return digest.digest()
+
+
+def fault_of(clip: np.ndarray) -> str | None:
+    """Why an array cannot be a clip of a store, or None."""
+    if clip.ndim != 4 or clip.shape[3] != 3:
+        return f"shape {clip.shape}, expected (frames, persons, joints, 3)"
+    if clip.size == 0:
+        return f"shape {clip.shape} is empty"
+    if not np.isfinite(clip).all():
+        return "NaN or infinite coordinates"
+    return None

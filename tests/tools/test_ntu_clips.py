@@ -6,10 +6,10 @@ from itertools import islice
 
 import numpy as np
 
-from feeders.ntu.generate import generate_bodies, generate_clip, generate_names, generate_tree
 from feeders.ntu.names import get_dataset
 from feeders.ntu.raw import parse_skeleton
 from tests.feeders.ntu.oracle import read_lines
+from tools.ntu_clips import generate_bodies, generate_clip, generate_names, generate_tree
 
 
 def test_a_clip_depends_on_seed_and_number_alone(tmp_path):
