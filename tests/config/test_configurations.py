@@ -65,7 +65,7 @@ def case(path: Path) -> str:
 
 
 def test_the_folders_are_the_benchmarks_and_the_fragments():
-    assert {folder.name for folder in CONFIG.iterdir()} == {"base", "ablation", *FOLDERS}
+    assert {folder.name for folder in CONFIG.iterdir()} == {"base", "ablation", "sweep", *FOLDERS}
 
 
 @pytest.mark.parametrize("benchmark", PUBLISHED)
