@@ -15,15 +15,13 @@ from torch import Tensor
 from feeders.benchmarks import Benchmark
 from feeders.choices import PARTS, SECOND_PERSON, Origin, Part, SecondPerson, Stream, Variant
 from feeders.errors import DataError, unknown_choice
-from feeders.sampling import epoch_draws, epoch_order, held_out
-from feeders.split import split_clips
+from feeders.sampling import epoch_draws, epoch_order
+from feeders.split import part_clips
 from feeders.store.packed import PackedStore
 from feeders.streams import StreamBuilder
 from feeders.transforms import build_transform
 from graph import get_skeleton
 
-SUBJECT = "subject"
-"""Metadata column by which clips are held out for validation."""
 ALONE = "alone"
 """Metadata column: 1 for the clips whose published arrays have room for one actor only."""
 
@@ -179,22 +177,6 @@ class Feeder:
             table = epoch_draws(len(self), self._transform.num_draws, self.seed, epoch)
             self._draws_of = epoch, table.to(self.store.device)
         return self._draws_of[1]
-
-
-def part_clips(store: PackedStore, benchmark: Benchmark, part: Part, validation: float, seed: int) -> Tensor:
-    """Positions in the store of the clips of a part, ascending, (clips,) int64 on the CPU. Raises `DataError`."""
-    if not 0 <= validation < 1:
-        raise DataError(f"data.validation: must be at least 0 and below 1, got {validation}")
-    clips = split_clips(store, benchmark, "test" if part == "test" else "train")
-    if part == "test" or not (validation or part == "validation"):
-        return clips
-    if not validation:
-        raise DataError("data.validation: is 0, so no clips are held out for validation; set it to 0.1, say")
-    subjects = store.metadata[SUBJECT][clips.numpy()] if SUBJECT in store.metadata else None
-    held = held_out(store.labels[clips], subjects, validation, seed)
-    if not held.any():
-        raise DataError("data.validation: no class has two training clips, so that none can be held out; set it to 0")
-    return clips[held if part == "validation" else ~held]
 
 
 def _copied(store: PackedStore, benchmark: Benchmark, second_person: SecondPerson | None) -> Tensor | None:

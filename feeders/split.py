@@ -8,10 +8,14 @@ from torch import Tensor
 
 from feeders.benchmarks import BENCHMARKS, Benchmark, SplitRule
 from feeders.benchmarks.benchmark import SIDE_COLUMN, STATED_BY_THE_DATA
-from feeders.choices import SPLITS, Split
+from feeders.choices import SPLITS, Part, Split
 from feeders.errors import DataError
+from feeders.sampling import held_out
 from feeders.store.packed import PackedStore
 from graph import get_skeleton
+
+SUBJECT = "subject"
+"""Metadata column by which clips are held out for validation."""
 
 
 def split_clips(store: PackedStore, benchmark: Benchmark, split: Split) -> Tensor:
@@ -30,6 +34,26 @@ def split_clips(store: PackedStore, benchmark: Benchmark, split: Split) -> Tenso
             f"data.path should hold the whole data set"
         )
     return clips
+
+
+def part_clips(store: PackedStore, benchmark: Benchmark, part: Part, validation: float, seed: int) -> Tensor:
+    """Positions in the store of the clips of a part, ascending, (clips,) int64 on the CPU.
+
+    validation: fraction of the training side that is held out (`feeders.sampling.held_out`), with this seed. Raises
+    `DataError` like `split_clips`, and where nothing can be held out.
+    """
+    if not 0 <= validation < 1:
+        raise DataError(f"data.validation: must be at least 0 and below 1, got {validation}")
+    clips = split_clips(store, benchmark, "test" if part == "test" else "train")
+    if part == "test" or not (validation or part == "validation"):
+        return clips
+    if not validation:
+        raise DataError("data.validation: is 0, so no clips are held out for validation; set it to 0.1, say")
+    subjects = store.metadata[SUBJECT][clips.numpy()] if SUBJECT in store.metadata else None
+    held = held_out(store.labels[clips], subjects, validation, seed)
+    if not held.any():
+        raise DataError("data.validation: no class has two training clips, so that none can be held out; set it to 0")
+    return clips[held if part == "validation" else ~held]
 
 
 def clips_of_side(store: PackedStore, benchmark: Benchmark, split: Split) -> Tensor:

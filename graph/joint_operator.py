@@ -30,10 +30,10 @@ def joint_operator(skeleton: Skeleton, order: int, direction: BoneDirection = "p
         direction: `to_ancestor` is the above. `published` differs on NW-UCLA, whose published edges are written the
             other way round, so that a joint loses the sum of its k-th descendants, which is no bone.
 
-    Raises SkeletonError when the order is no whole number from 1 on or the direction none of these.
+    Raises SkeletonError when the order is not an integer >= 1 or the direction none of these.
     """
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise SkeletonError(f"order: {order!r} is no whole number from 1 on (order 0 would multiply all clips by zero)")
+        raise SkeletonError(f"order: must be an integer >= 1, got {order!r} (order 0 would multiply all clips by zero)")
     if direction not in get_args(BoneDirection):
         known = get_args(BoneDirection)
         raise SkeletonError(

@@ -242,7 +242,7 @@ def test_training_draws_and_features_do_not():
     ("options", "message"),
     [
         ({"base_channels": 12}, "base_channels: 12 is no multiple of 8; take 8"),
-        ({"order": 0}, "order: 0 is no whole number from 1 on"),
+        ({"order": 0}, "order: must be an integer >= 1, got 0"),
         ({"direction": "sane"}, "direction: 'sane' is unknown"),
         ({"sampling": "no"}, "sampling: 'no' is neither true nor false"),
         ({"noise_ratio": -0.5}, "noise_ratio: -0.5 is no number from 0 on"),
