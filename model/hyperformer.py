@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from graph import Skeleton, SkeletonError, hop_distances, joint_groups, with_tips_on_hands
 from graph.partitions import Partition
-from model.blocks import MultiScaleTemporal, PersonNorm, PooledClassifier, residual_path
+from model.blocks import MultiScaleTemporal, PersonNorm, PooledClassifier, precise_softmax, residual_path
 from model.drop_path import DropPath
 from model.encoder import COORDINATES, check_multiple, check_probability
 from model.errors import EncoderError
@@ -140,7 +140,7 @@ class HypergraphAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         num_skeletons, _, joints, frames = x.shape
         similarity, value = self._similarity(x)
-        attention = similarity.softmax(dim=-1)
+        attention = precise_softmax(similarity)
         mixed = (self.alpha * attention + self.outer) @ value  # (n * T, H, V, d)
         mixed = mixed.view(num_skeletons, frames, HEADS, joints, self.head_channels).permute(0, 2, 4, 3, 1)
         return self.skip(x) + self.drop_path(self.project(mixed.reshape(num_skeletons, -1, joints, frames)))

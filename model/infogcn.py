@@ -26,7 +26,7 @@ from torch.nn import functional
 from graph import Skeleton, SkeletonError, joint_operator
 from graph.joint_operator import BoneDirection
 from model.block_encoder import BlockEncoder
-from model.blocks import MultiScaleTemporal, published_down, residual_path
+from model.blocks import MultiScaleTemporal, precise_softmax, published_down, residual_path
 from model.encoder import Observed, check_multiple, check_not_negative, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
@@ -190,12 +190,12 @@ class GatedGraphConvolution(PublishedModule):
         rows = x.permute(0, 3, 2, 1).contiguous()  # (n, T, V, C_in)
         mixed = torch.bmm(self._gate(rows), rows.flatten(0, 1))  # (n * T, V * H, C_in)
         mixed = self.transform(mixed.view(*rows.shape[:3], -1)) + self.transform_bias.sum(dim=0)
-        return functional.relu(self.bn(mixed.permute(0, 3, 2, 1)) + self.down(x), inplace=True)
+        return functional.relu(self.bn(mixed.permute(0, 3, 2, 1).contiguous()) + self.down(x), inplace=True)
 
     def _gate(self, rows: Tensor) -> Tensor:
         """G of (n, T, V, C_in), as (n * T, V * H, V): row i * H + head, column j."""
         joints = rows.shape[2]
-        gate = self._similarity(rows).softmax(dim=-1).view(-1, HEADS, joints, joints) * self.topology
+        gate = precise_softmax(self._similarity(rows)).view(-1, HEADS, joints, joints) * self.topology
         return gate.transpose(1, 2).reshape(-1, joints * HEADS, joints)
 
     def relations(self, x: Tensor) -> Tensor:
