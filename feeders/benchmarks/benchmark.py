@@ -89,5 +89,10 @@ class Benchmark:
         return len(self.class_names)
 
     def data_path(self, path: str | Path | None = None) -> Path:
-        """`path` as given (relative to the working directory), or the default place inside the repository."""
-        return Path(path).expanduser() if path else REPOSITORY / self.default_path
+        """`path` as given (relative to the working directory), or the default place inside the repository.
+
+        A folder that holds the archive of the data set stands for the archive, whatever else lies there.
+        """
+        place = Path(path).expanduser() if path else REPOSITORY / self.default_path
+        archive = place / Path(self.default_path).name
+        return archive if self.original is not None and archive.is_file() else place

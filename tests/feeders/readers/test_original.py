@@ -46,6 +46,12 @@ def test_a_real_archive_is_whole(archive, benchmark):
     assert all(counts.whole for counts in findings.counts)
 
 
+def test_the_folder_of_an_archive_stands_for_it(archive):
+    folder = archive("utkinect").parent
+    assert (folder / "clips.csv").exists(), "a table beside the archive is not the data"
+    assert len(open_store(get_benchmark("utkinect"), folder).store) == 199
+
+
 def test_every_clip_of_msr_action3d(archive, clips_of):
     store = open_store(get_benchmark("msr-action3d"), archive("msr-action3d")).store
     used = [clip for clip in clips_of("msr-action3d") if clip["used_in_cvpr12"] == "1"]
