@@ -101,7 +101,7 @@ class RunFolder:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.platform(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "cpu": _cpu_model(),
             "threads": torch.get_num_threads(),
             "commit": _commit(),

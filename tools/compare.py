@@ -181,7 +181,7 @@ def by_seed(pairs: Sequence[tuple[Run, Run]]) -> Section:
     for first, second in pairs:
         test = mcnemar(first.correct, second.correct)
         numbers = [f"{first.top1:.2f}", f"{second.top1:.2f}", f"{second.top1 - first.top1:+.2f}"]
-        rows.append([str(first.seed), *numbers, str(test.only_first), str(test.only_second), f"{test.p:.3f}"])
+        rows.append([str(first.seed), *numbers, str(test.only_first), str(test.only_second), f"{test.p:.2g}"])
     difference = paired_difference(*[[run.top1 for run in side] for side in zip(*pairs, strict=True)])
     clip = 100 / len(pairs[0][0].labels)
     if difference.margin is None:

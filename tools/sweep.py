@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -150,6 +151,7 @@ def _sweep(options: argparse.Namespace) -> None:
     running: list[tuple[Cell, str | None, subprocess.Popen[bytes]]] = []
     failed: list[Cell] = []
     refreshed = time.monotonic()
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         while open_cells or running:
             while open_cells and gpus:
@@ -167,7 +169,8 @@ def _sweep(options: argparse.Namespace) -> None:
                 print(_progress(cells, options.jobs), end="\r", flush=True)
                 refreshed = time.monotonic()
     finally:
-        for _, _, process in running:  # Ctrl-C: each run finishes its step and saves it
+        signal.signal(signal.SIGTERM, before)
+        for _, _, process in running:  # stopped by Ctrl-C or SIGTERM: each run finishes its step and saves it
             process.terminate()
         for _, _, process in running:
             process.wait()

@@ -377,10 +377,12 @@ def runs_table(records: list[Record]) -> Table:
         precision = ""
         if members[0]["kind"] == "ensemble":
             values = {s: [r["top1"] for r in members if r["selection"] == s] for s in ("last", "best")}
-            title, command, kind = f"{title}, weights {command}", "python ensemble.py", f"{len(members[0]['streams'])}S"
+            title, kind = f"{title}, weights {command}", f"{len(members[0]['streams'])}S"
+            folders = " ".join(f"work_dir/{benchmark}/{member['run']}" for member in members[0]["members"])
+            command = f"python ensemble.py {folders}"
         else:
             values = {s: [record[s]["top1"] for record in members] for s in ("last", "best")}
-            precision = str(members[0]["settings"].get("optim.amp", "off")).replace("off", "float32")
+            precision = ", ".join(dict.fromkeys(_precision(record) for record in members))
             kind = "J" if streams == "joint" else "B" if streams == "bone" else ""
             changed = ", ".join(f"{key} {value}" for key, value in (variation(members[0]) or {}).items())
             title = f"{title}, {changed}" if changed else title
@@ -413,6 +415,14 @@ def _sweep_words(command: str) -> str:
     files = "+".join(re.findall(r"--config (\S+)", command))
     rest = re.sub(r"^python main\.py( --config \S+)+", "", command)
     return f"--config {files}" + re.sub(r" --(\S+) ('[^']*'|\S+)", r" --with \1=\2", rest)
+
+
+def _precision(record: Record) -> str:
+    amp = record["settings"].get("optim.amp", "auto")
+    if amp == "auto":
+        on_cpu = record["machine"]["device"] == "cpu"
+        amp = "off" if on_cpu else record["settings"].get("optim.published_amp", "off")
+    return "float32" if amp == "off" else str(amp)
 
 
 def _benchmark(name: str) -> str:

@@ -99,7 +99,7 @@ def test_what_is_written(tmp_path, capsys):
     def rows(name):
         return list(csv.reader((out / f"{name}.csv").open()))
 
-    assert rows("seeds")[1] == ["1", "90.00", "93.33", "+3.33", "1", "2", "1.000"]
+    assert rows("seeds")[1] == ["1", "90.00", "93.33", "+3.33", "1", "2", "1"]
     levels = {row[0]: row[1:] for row in rows("levels")}
     assert levels["hard"][:5] == ["1", "20", "70.00", "90.00", "+20.00"]
     assert levels["easy"][:5] == ["2", "40", "100.00", "95.00", "-5.00"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+import main as main_program
 from engine.config import resolve
 from engine.schema import leaves
 from fusion.scores import Scores, save_scores
@@ -15,6 +18,14 @@ from tools.record import main
 from tools.runs import RESULTS, load_records, renewed, settings_of_command, wall_seconds
 
 CONFIG = "config/nw-ucla/hcn_csre_joint.yaml"
+
+
+def train(argv):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)  # which the run folder keeps
+        return main_program.main(argv[1:])
+
+
 DEFAULTS = {key: leaf.default for key, leaf in leaves().items()}
 
 
@@ -81,6 +92,23 @@ def test_a_record_says_what_was_run_and_what_came_out(record, tmp_path):
     assert made["config"] == CONFIG
     assert made["settings"]["csre.temperature"] == 0.5
     assert "device" not in made["settings"]  # says where a run executes, not what it computes
+
+
+def test_a_real_run_can_be_recorded(record, demo, tmp_path):
+    """From main.py's own folder: what the other tests write by hand is what it writes."""
+    words = ["--config", "config/demo/ctrgcn_csre_joint.yaml", "--model.name", "tests.engine.tiny:TinyEncoder"]
+    words += ["--model.options", "{}", "--data.window", "8", "--optim.epochs", "1", "--name", "mine", "--device", "cpu"]
+    words += ["--log.figures", "false", "--log.tsne_clips", "0", "--data.path", str(demo)]
+    assert train(["main.py", *words, "--work_dir", str(tmp_path / "runs")]) == 0
+    (made,) = record(tmp_path / "runs/demo/mine")
+    assert made["heads"] == ["csre"]
+    assert made["curve"] == [made["last"]["top1"]]
+    clips, correct, _ = zip(*made["classes"].values(), strict=True)
+    assert (len(clips), sum(clips)) == (12, 240)
+    assert sum(correct) / 2.4 == pytest.approx(made["last"]["top1"], abs=1e-3)
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", made["commit"])
+    assert set(made["data"]) == {"train", "test"}
+    assert made["wall_seconds"] >= 0
 
 
 def test_the_command_of_a_record_repeats_its_settings(record, tmp_path):

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tools.sweep import SweepError, cells_of, main
 
@@ -120,38 +119,38 @@ def test_finished_cells_are_skipped_and_failed_ones_named_at_the_end(tmp_path, m
     assert (tmp_path / "demo/s0/results.json").exists()
 
 
-SMALL = {
-    "model.name": "tests.engine.tiny:TinyEncoder",
-    "model.options": {},
-    "data.window": 8,
-    "optim.epochs": 500,
-    "optim.batch_size": 120,
-    "csre.enabled": False,
-    "log.figures": False,
-    "log.tsne_clips": 0,
-    "device": "cpu",
-}
+STOPPABLE = """
+import pathlib, signal, sys, time
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+def save(*_):
+    pathlib.Path(words["--work_dir"], "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(words["--work_dir"], "started").touch()
+time.sleep(60)
+"""
 
 
-def test_ctrl_c_lets_the_runs_save(demo, tmp_path):
-    file = tmp_path / "grid.yaml"
-    fixed = {**SMALL, "work_dir": str(tmp_path / "runs"), "data.path": str(demo)}
-    file.write_text(yaml.safe_dump({"config": CONFIG, "with": fixed, "seeds": [0], "name": "s{seed}"}))
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_that_is_stopped_lets_its_runs_save(tmp_path, number, code):
+    (tmp_path / "main.py").write_text(STOPPABLE)
+    program = (
+        f"import pathlib, sys, tools.sweep as sweep; sweep.MAIN = pathlib.Path({str(tmp_path / 'main.py')!r})\n"
+        f"sys.exit(sweep.main(['--config', {CONFIG!r}, '--with', 'work_dir={tmp_path}']))"
+    )
     sweep = subprocess.Popen(
-        [sys.executable, "tools/sweep.py", file, "--threads", "1"],
+        [sys.executable, "-c", program],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    last = tmp_path / "runs/demo/s0/checkpoints/last.pt"
-    while not last.exists() and sweep.poll() is None:
-        time.sleep(0.05)
-    os.kill(sweep.pid, signal.SIGINT)
+    while not (tmp_path / "started").exists() and sweep.poll() is None:
+        time.sleep(0.02)
+    os.kill(sweep.pid, number)
     _, err = sweep.communicate()
-    assert sweep.returncode == 130
-    assert "the same command resumes every cell" in err
-    log = (tmp_path / "runs/demo/s0.sweep.log").read_text()
-    assert "Traceback" not in log
-    assert not (tmp_path / "runs/demo/s0/results.json").exists()
+    assert sweep.returncode == code
+    assert (tmp_path / "saved").exists()
+    assert "Traceback" not in err
+    assert ("the same command resumes every cell" in err) == (number == signal.SIGINT)
