@@ -191,12 +191,21 @@ def losses_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Every loss on a scale of its own, accuracies and learning rate over the epochs, from a run's records."""
+    """Losses (between their bounds where a head logs them), similarities, accuracies and learning rate by epoch."""
     train = [record for record in records if record["kind"] == "train"]
     test = [record for record in records if record["kind"] == "test"]
     held_out = [record for record in records if record["kind"] == "validation"]
     losses = list(dict.fromkeys(name for record in train for name in losses_of(record)))
-    panels = [(name.replace("_", " "), {"": (name, train)}) for name in losses]
+    logged = list(dict.fromkeys(name for record in train for name in record))
+    panels = []
+    for loss in losses:
+        bounds = {f"{side} bound": (f"bound_{loss}_{side}", train) for side in ("lower", "upper")}
+        bounds = {label: line for label, line in bounds.items() if line[0] in logged}
+        panels += [(loss.replace("_", " "), {"": (loss, train)} | bounds)]
+    for loss in losses:
+        start = f"similarity_{loss}_"
+        kinds = {name.removeprefix(start).replace("_", " "): (name, train) for name in logged if name.startswith(start)}
+        panels += [(f"similarity, {loss.replace('_', ' ')}", kinds)] if kinds else []
     panels += [("sum of the losses", {"": ("loss", train)})] if len(losses) > 1 else []
     accuracies = {"training": ("top1", train), "validation": ("top1", held_out), "test": ("top1", test)}
     panels += [
@@ -211,7 +220,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) ->
             for label, (name, source) in lines.items():
                 points = [(record["epoch"], record[name]) for record in source if name in record]
                 marker = "o" if len(points) <= FEW else None  # of a single epoch a line alone shows nothing
-                axes.plot(*zip(*points, strict=True), marker=marker, label=label) if points else None
+                style = "--" if name.startswith("bound_") else "-"
+                axes.plot(*zip(*points, strict=True), style, marker=marker, label=label) if points else None
             axes.set(title=heading, xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if len(lines) > 1 and axes.lines:

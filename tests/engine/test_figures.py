@@ -125,6 +125,20 @@ def test_every_loss_has_a_scale_of_its_own(drawn, tmp_path):
     assert [len(line.get_xdata()) for line in panels["top-1 accuracy [%]"].lines] == [2, 1]
 
 
+def test_a_loss_stands_between_its_bounds_and_similarities_have_a_panel(drawn, tmp_path):
+    metrics = {"bound_spatial_lower": 4.4, "bound_spatial_upper": 9.4, "similarity_spatial_positives": 0.3}
+    metrics |= {"similarity_spatial_hard_negatives": 0.6, "active_spatial": 1.0}
+    losses = {"cross_entropy": 2.0, "spatial": 6.9, "loss": 8.9}
+    train = [{"kind": "train", "at": e, "epoch": e, **losses, "top1": 10.0, **metrics, "lr": 0.1} for e in (1, 2)]
+    figures.draw_curves(train, "title", tmp_path / "c.png")
+    panels = {axes.get_title("left"): axes for axes in drawn[0].axes if axes.lines}
+    expected = ["cross entropy", "spatial", "similarity, spatial", "sum of the losses", "top-1 accuracy [%]"]
+    assert list(panels) == [*expected, "learning rate"]
+    assert [line.get_ydata().tolist() for line in panels["spatial"].lines] == [[6.9] * 2, [4.4] * 2, [9.4] * 2]
+    assert [text.get_text() for text in panels["spatial"].get_legend().texts] == ["lower bound", "upper bound"]
+    assert [line.get_label() for line in panels["similarity, spatial"].lines] == ["positives", "hard negatives"]
+
+
 def test_a_single_epoch_is_a_point_at_a_whole_number(drawn, tmp_path):
     record = {"kind": "train", "at": 1, "epoch": 1, "cross_entropy": 2.0, "loss": 2.0, "top1": 10.0, "lr": 0.1}
     figures.draw_curves([record], "title", tmp_path / "c.png")
