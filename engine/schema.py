@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from math import isfinite
+from sys import float_info
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -301,7 +301,7 @@ class Leaf(NamedTuple):
         return (
             isinstance(item, int | self.kind)
             and not isinstance(item, bool)
-            and isfinite(item)
+            and abs(item) <= float_info.max  # neither infinite nor NaN
             and (self.at_least is None or item >= self.at_least)
             and (self.above is None or item > self.above)
             and (self.below is None or item < self.below)

@@ -98,6 +98,8 @@ def test_command_line_reaches_every_kind_of_value():
         ("csre: {temperature: 0}", ["csre.temperature", "must be a number > 0", "got 0"]),
         ("csre: {temperature: -0.5}", ["csre.temperature", "> 0"]),
         ("csre: {temperature: .inf}", ["csre.temperature", "inf"]),
+        ("csre: {temperature: .nan}", ["csre.temperature", "nan"]),
+        ("csre: {temperature: 1" + "0" * 400 + "}", ["csre.temperature", "must be a number > 0"]),
         ("csre: {positives: {hard: -1}}", ["csre.positives.hard", "must be an integer >= 0", "-1"]),
         ("csre: {negatives: {hard: 0, random: 0}}", ["csre.negatives.hard", "nothing to contrast"]),
         ("csre: {branches: []}", ["csre.branches", "at least one"]),
