@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from common.words import did_you_mean
 from engine.config import run_path
 from engine.errors import ConfigError
 from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
@@ -176,6 +177,8 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         window=window,
         **config.model.options,
     ).to(device)
+    for part in frozen_parts(encoder, config.optim.freeze):
+        part.requires_grad_(False)
     heads = {} if train_clips is None else build_heads(vars(config), encoder, train_clips.labels)
     trained = [encoder, *(head.to(device).trained for head in heads.values())]
     if config.optim.sync_batchnorm and ranks.size > 1:
@@ -223,6 +226,18 @@ def remarks_on_ranks(config: RunConfig, ranks: Processes, encoder: nn.Module) ->
         f"WARNING: batch normalisation sees {clips} clips in each of the {ranks.size} processes, fewer than the "
         "published recipes; add --optim.sync_batchnorm true, or train one stream on each GPU"
     ]
+
+
+def frozen_parts(encoder: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The parts of the encoder that `optim.freeze` names; ConfigError for one that it does not have."""
+    parts = dict(encoder.named_modules())
+    for name in names:
+        if not name or name not in parts:
+            known = [part for part in parts if part and part.count(".") <= 1]
+            raise ConfigError(
+                f"optim.freeze: the encoder has no part {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
+            )
+    return [parts[name] for name in names]
 
 
 def _check_ranks(config: RunConfig, ranks: Processes) -> None:

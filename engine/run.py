@@ -123,8 +123,8 @@ def _start(experiment: Experiment) -> list[str]:
         return []
     with suppress(ForeignFileError):  # the import of weights judges it
         load_checkpoint(Path(experiment.config.weights))  # refuses a damaged one of our own
-    origin = load_weights_file(experiment.encoder, Path(experiment.config.weights))
-    return [f"starting from {origin} in {experiment.config.weights}"]
+    weights = experiment.config.weights
+    return [f"starting from {weights}: {load_weights_file(experiment.encoder, Path(weights), fine_tune=True)}"]
 
 
 def _prepare_folder(

@@ -119,6 +119,11 @@ class OptimConfig:
         above=0,
         below=1,
     )
+    freeze: list[str] = option(
+        [],
+        "parts of the encoder that stay as they start, batch-normalisation statistics included, such as "
+        "[data_bn, blocks.l1, blocks.l2]; for fine-tuning with --weights",
+    )
     sync_batchnorm: bool = option(
         False, "with several processes: batch-normalisation statistics over the clips of all of them"
     )

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engine.errors import NonFiniteLossError, RunError
 from engine.evaluate import Tested, test_due, test_epoch
-from engine.experiment import Experiment
+from engine.experiment import Experiment, frozen_parts
 from engine.logs import Log, duration, progress
 from engine.optim import autocast
 from engine.processes import StopRequest
@@ -80,6 +80,8 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
     config, counters, epoch = run.config, run.counters, run.counters.trained + 1
     steps, first = run.train_clips.num_batches(config.optim.batch_size), run.counters.step + 1
     run.encoder.train()
+    for part in frozen_parts(run.encoder, config.optim.freeze):
+        part.eval()
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     started = saved_at = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,26 +20,44 @@ if TYPE_CHECKING:
 _WRAPPERS = ("encoder", "state_dict", "model_state_dict", "model", "net", "weights")
 
 
-def load_weights_file(encoder: Encoder, path: str | Path) -> Literal["our own weights", "published weights"]:
-    """Fill the encoder from a .pt file and say what was in it.
+def load_weights_file(encoder: Encoder, path: str | Path, fine_tune: bool = False) -> str:
+    """Fill the encoder from a .pt file and say what was in it: `our own weights` or `published weights`.
 
     Accepted are a checkpoint of this project, the encoder's own state dict, and a state dict under the published names,
     each bare or inside a dictionary (under `state_dict`, `model`, ...), with or without `module.` before every name.
     Only tensors and plain containers are unpickled, never code.
+
+    With `fine_tune` the weights may be for another number of classes: the classifier then stays as it is, and the
+    answer says so.
 
     Raises WeightsError, beginning with the path, when the file is missing, unreadable or belongs to another encoder.
     """
     path = Path(path)
     try:
         state = _find_state(_open(path))
-        if is_published(encoder, set(state)):
+        published = is_published(encoder, set(state))
+        kept = _keep_classifier(encoder, state, published) if fine_tune else ""
+        if published:
             load_published_weights(encoder, state)
-            return "published weights"
-        check_names(set(state), set(encoder.state_dict()), "weights")
-        load_checked(encoder, state)
+        else:
+            check_names(set(state), set(encoder.state_dict()), "weights")
+            load_checked(encoder, state)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    return "our own weights"
+    return f"{'published' if published else 'our own'} weights{kept}"
+
+
+def _keep_classifier(encoder: Encoder, state: dict[str, Tensor], published: bool) -> str:
+    """Put the encoder's own classifier in place of one for another number of classes; the words that say so, or ""."""
+    names = encoder.published_names() if published else {}
+    kept = ""
+    for ours, own in encoder.state_dict().items():
+        name = names[ours].names[0] if ours in names and names[ours].names else ours
+        given = state.get(name)
+        if ours.startswith(f"{encoder.classifier}.") and given is not None and len(given) != len(own):
+            kept = f" but their classifier of {len(given)} classes; that of {len(own)} classes starts from scratch"
+            state[name] = own
+    return kept
 
 
 def _open(path: Path) -> Any:

@@ -15,6 +15,8 @@ from model.encoder import Encoder
 class TinyEncoder(Encoder):
     """One convolution over frames; pooling and a linear layer."""
 
+    classifier = "linear"
+
     def __init__(
         self, *, skeleton: Skeleton, num_classes: int, num_persons: int, window: int, channels: int = 8
     ) -> None:

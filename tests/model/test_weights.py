@@ -11,7 +11,7 @@ import torch
 
 from graph import get_skeleton
 from model import EncoderError, WeightsError, build_encoder, load_published_weights, load_weights_file
-from model.published import Source, interleave
+from model.published import Source, interleave, published_state_dict
 from tests.model.test_registry import Flat
 
 FIRST = "l1.gcn1.convs.0.conv1.weight"
@@ -219,3 +219,30 @@ def test_missing_damaged_and_strange_files(encoder, saved, tmp_path):
         with pytest.raises(WeightsError, match=r"damaged.pt: (cannot be read|is no PyTorch file)") as error:
             load_weights_file(encoder, tmp_path / "damaged.pt")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_fine_tuning_takes_all_but_a_classifier_of_other_classes(published, tmp_path):
+    trained, fresh = build(1, num_classes=7), build(2, num_classes=5)
+    names = {ours: source.names[0] for ours, source in trained.published_names().items()}
+    torch.save(published_state_dict(trained) if published else trained.state_dict(), tmp_path / "w.pt")
+    before = copy.deepcopy(fresh.state_dict())
+    said = load_weights_file(fresh, tmp_path / "w.pt", fine_tune=True)
+    kind = "published" if published else "our own"
+    assert said == f"{kind} weights but their classifier of 7 classes; that of 5 classes starts from scratch"
+    for name, tensor in fresh.state_dict().items():
+        expected = before if name.startswith("fc.linear.") else trained.state_dict()
+        assert torch.equal(tensor, expected[name]), (name, names[name])
+
+
+def test_fine_tuning_with_the_same_classes_takes_the_classifier_too(tmp_path):
+    trained, fresh = build(1), build(2)
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    assert load_weights_file(fresh, tmp_path / "w.pt", fine_tune=True) == "our own weights"
+    assert torch.equal(fresh.fc.linear.weight, trained.fc.linear.weight)
+
+
+def test_other_differences_are_refused_in_fine_tuning_too(tmp_path):
+    torch.save(build(1, num_classes=7, graph="ntu").state_dict(), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="another shape"):
+        load_weights_file(build(2), tmp_path / "w.pt", fine_tune=True)
