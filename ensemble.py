@@ -82,7 +82,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("scores", nargs="*", type=Path, metavar="RUN_OR_SCORES", help="folder of a run, or score file (.npz, .pkl)")
-    add("--work_dir", type=Path, default=Path("work_dir"), help="where the table looks for runs (default: %(default)s)")
+    add(
+        "--work-dir",
+        "--work_dir",
+        type=Path,
+        default=Path("work_dir"),
+        help="where the table looks for runs (default: %(default)s)",
+    )
     add("--epoch", choices=("best", "last"), help="which scores of a named run (default: last)")
     add(
         "--weights",

@@ -24,7 +24,9 @@ from fusion.weights import CANDIDATES, EQUAL, check_preset, fit_held_out, fit_on
 
 SHORT = {"joint": "J", "bone": "B", "joint_motion": "JM", "bone_motion": "BM"}
 FUSIONS = {"2S": STREAMS[:2], "4S": STREAMS}
-BEST_NOTE = "best: each run's epoch with the highest accuracy on these same test clips; last: its final epoch"
+BEST_NOTE = (
+    "best: each run's best epoch, chosen on these same test clips unless it held clips out; last: its final epoch"
+)
 TUNED = "tuned on test labels"
 TUNED_NOTE = (
     "WARNING: the tuned weights were chosen on the very labels that they are judged by: the figure is biased upwards "

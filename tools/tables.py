@@ -121,7 +121,7 @@ TITLES = {
 }
 LEVELS = ("hard", "medium", "easy")
 
-FREE = {"seed", "data.stream", "optim.amp", "optim.test_batch_size"}
+FREE = {"seed", "data.stream", "optim.amp", "optim.published_amp", "optim.test_batch_size"}
 """Settings that may differ between runs of one recipe."""
 MARKERS = ("<!-- results: made by `python tools/tables.py runs --readme` -->", "<!-- end of results -->")
 Table = list[list[str]]
