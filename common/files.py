@@ -37,3 +37,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise WriteError(
             f"{path}: cannot be written ({reason_of(error)}); free some space or choose another place"
         ) from None
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as users write it, with `~` and `~name` spelled out. Raises UserError for a home that is not there."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: there is no such home directory; write the path in full") from None

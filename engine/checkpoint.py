@@ -1,4 +1,4 @@
-"""Checkpoints: one file holds all that a run needs to go on, and one key of it all that a test needs.
+"""Checkpoints: one file holds all that a run needs to resume, and one key of it all that a test needs.
 
 | key | content |
 |---|---|
@@ -72,9 +72,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise kind(f"{path}: not a readable checkpoint ({reason}); use another one, or --resume never") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ForeignFileError(f"{path}: not a checkpoint of a run; to start from published weights use --weights")
-    if content["version"] != VERSION:
+    if content.get("version") != VERSION:
         raise RunError(
-            f"{path}: checkpoint version {content['version']}, this program reads {VERSION}; use the matching release"
+            f"{path}: checkpoint version {content.get('version')}, this program reads {VERSION}; use the release that "
+            "wrote it"
         )
     if signed is None:
         raise RunError(f"{path}: not a whole checkpoint (its digest is missing); use another one, or --resume never")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from common.files import ASIDE
+from common.files import ASIDE, user_path
 from common.words import did_you_mean
 from common.yaml_files import YamlError, parse_yaml, read_yaml
 from engine.errors import ConfigError
@@ -365,7 +365,7 @@ def _check_together(resolved: Resolved) -> None:
         if file not in (None, "auto", "never") and not Path(str(file)).is_file():
             alternatives = ", or auto or never" if key == "resume" else ""
             refuse(key, f"there is no file {file}; give a checkpoint{alternatives}")
-    if config.data.path and config.data.benchmark != "demo" and not Path(config.data.path).expanduser().exists():
+    if config.data.path and config.data.benchmark != "demo" and not user_path(config.data.path).exists():
         refuse("data.path", f"there is nothing at {config.data.path}; name the folder or file of the clips")
     if not re.fullmatch(r"[\w+=-][\w.+=-]*", str(config.name)) or ASIDE in str(config.name):
         refuse("name", f"{config.name!r} cannot name a run; use letters, digits and _+=-., without {ASIDE!r}")

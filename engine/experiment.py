@@ -169,18 +169,26 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
     train_clips = feeder(split="train") if training else None
 
     torch.manual_seed(config.seed)  # before the encoder: its weights are then the same with heads and without
-    encoder = build_encoder(
-        config.model.name,
-        skeleton=get_skeleton(benchmark.skeleton),
-        num_classes=benchmark.num_classes,
-        num_persons=benchmark.num_persons,
-        window=window,
-        **config.model.options,
-    ).to(device)
-    for part in frozen_parts(encoder, config.optim.freeze):
-        part.requires_grad_(False)
-    heads = {} if train_clips is None else build_heads(vars(config), encoder, train_clips.labels)
-    trained = [encoder, *(head.to(device).trained for head in heads.values())]
+    try:
+        encoder = build_encoder(
+            config.model.name,
+            skeleton=get_skeleton(benchmark.skeleton),
+            num_classes=benchmark.num_classes,
+            num_persons=benchmark.num_persons,
+            window=window,
+            **config.model.options,
+        ).to(device)
+        for part in frozen_parts(encoder, config.optim.freeze):
+            part.requires_grad_(False)
+        heads = {} if train_clips is None else build_heads(vars(config), encoder, train_clips.labels)
+        trained = [encoder, *(head.to(device).trained for head in heads.values())]
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"the model does not fit the memory of {device} ({str(error).partition(chr(10))[0]}); lower data.window, "
+            "model.options or the sizes of the training heads"
+        ) from None
     if config.optim.sync_batchnorm and ranks.size > 1:
         synchronise_batch_norm(nn.ModuleList(trained), device)
     optimizer = build_optimizer([weight for module in trained for weight in module.parameters()], config.optim)

@@ -237,7 +237,7 @@ def epoch_line(run: Experiment, means: dict[str, float] | None, tested: Tested |
     head = f"epoch {counters.trained:>{len(str(epochs))}}/{epochs}"
     ends = []
     if means is not None and "top1" in means:
-        ends.append(f"train {means['top1']:.2f} %")
+        ends.append(f"train {means['top1']:.2f}{'' if tested else ' %'}")
     if tested is not None:
         best = f"(best {counters.best_top1:.2f} @ {counters.best_epoch})"
         if tested.validation is None:
@@ -248,13 +248,14 @@ def epoch_line(run: Experiment, means: dict[str, float] | None, tested: Tested |
         ends.append(f"{means['clips_per_second']:.0f} clips/s")
     if means is None or "loss" not in means:
         return "  ".join([head, *ends])
-    loss, ce = f"loss {means['loss']:.3f}", f"ce {means['cross_entropy']:.3f}"
-    others = {name: means[name] for name in run.loss_names if name != "cross_entropy"}
-    for terms in (
-        [ce, *(f"{name} {value:.3f}" for name, value in others.items())],
-        [ce, f"{len(others)} others {sum(others.values()):.3f}"],
-    ):
-        line = "  ".join([head, f"{loss} ({', '.join(terms)})" if others else loss, *ends])
+    names = {"ce": means["cross_entropy"]}
+    names |= {name: means[name] for name in run.loss_names if name != "cross_entropy"}
+    for decimals in (3, 2, 1, 0):
+        terms = [f"{name} {value:.{decimals}f}" for name, value in names.items()]
+        if decimals == 0:  # too many to name
+            terms = [f"ce {names['ce']:.1f}", f"{len(names) - 1} others {means['loss'] - names['ce']:.1f}"]
+        loss = f"loss {means['loss']:.{decimals or 1}f}" + (f" ({', '.join(terms)})" if len(names) > 1 else "")
+        line = "  ".join([head, loss, *ends])
         if len(line) <= LINE:
             break
     return line

@@ -15,7 +15,7 @@ class ACLOptions:
     enabled: bool = option(False, "train with ACLNet's losses")
     intra_weight: float = option(0.1, "weight of the contrast within classes beside the cross entropy", at_least=0)
     inter_weight: float = option(0.1, "weight of the contrast between confused classes", at_least=0)
-    dim: int = option(256, "length D of the contrasted vectors", at_least=1)
+    dim: int = option(256, "length D of the contrasted vectors", at_least=1, below=65_536)
     memory: int = option(
         512,
         "clips that the contrast within classes remembers; the authors: 512 for NTU 60, 1024 for NTU 120",

@@ -30,7 +30,7 @@ class FRHeadOptions:
         ["false_negatives", "false_positives"], "confused clips that refine; an empty list contrasts only (ablation)"
     )
     weight: float = option(0.1, "weight of the whole head beside the cross entropy", at_least=0)
-    dim: int = option(256, "length D of the contrasted vectors and prototypes", at_least=1)
+    dim: int = option(256, "length D of the contrasted vectors and prototypes", at_least=1, below=65_536)
     temperature: float = option(0.125, "temperature of the contrast with the prototypes", above=0)
     alpha: float = option(0.125, "strength of the refinement (not used by version prototypes)", at_least=0)
     momentum: float = option(0.9, "share of a prototype that a step keeps", at_least=0, below=1)

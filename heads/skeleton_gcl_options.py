@@ -19,7 +19,7 @@ class SkeletonGCLOptions:
     projection: Literal["frozen", "trained"] = option(
         "frozen", "whether the layer between relations and contrast keeps its random start (released code) or learns"
     )
-    dim: int = option(256, "length D of the contrasted vectors", at_least=1)
+    dim: int = option(256, "length D of the contrasted vectors", at_least=1, below=65_536)
     too_few: Literal["skip", "use"] = option(
         "skip", "a clip with fewer positives or negatives than asked for: skip the clip, or use those there are"
     )

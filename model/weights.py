@@ -70,8 +70,8 @@ def _open(path: Path) -> Any:
             "is no PyTorch file, or holds Python objects beside tensors and plain containers, which are not loaded "
             "because they could run code; save the state dict alone with torch.save"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # torch reports a damaged file by whatever its unpickler or zip reader met first
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"cannot be read, perhaps it was cut short ({reason}); fetch or save it again") from None
 
 
@@ -84,6 +84,10 @@ def _find_state(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"holds a {type(content).__name__} and no named tensors; save a state dict")
     for name, tensor in content.items():
+        if not isinstance(name, str):
+            raise WeightsError(f"{name!r} stands where a name belongs; save a state dict")
         if not isinstance(tensor, Tensor):
             raise WeightsError(f"{name!r} is a {type(tensor).__name__} where a tensor belongs; save a state dict")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise WeightsError(f"{name!r} is sparse, quantised or without content; save it as a plain dense tensor")
     return without_wrapper_prefix(content)

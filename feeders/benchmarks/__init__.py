@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.files import user_path
 from feeders.benchmarks.benchmark import REPOSITORY, Benchmark, SplitRule
 from feeders.benchmarks.demo import DEMO
 from feeders.benchmarks.msr_action3d import MSR_ACTION3D
@@ -38,7 +39,7 @@ def get_benchmark(name: str) -> Benchmark:
     if not isinstance(name, str):
         raise DataError(f"expected the name of a benchmark, got {name!r} (known: {', '.join(BENCHMARKS)})")
     if name.endswith((".yaml", ".yml")):
-        return read_own_benchmark(Path(name).expanduser())
+        return read_own_benchmark(user_path(name))
     if name not in BENCHMARKS:
         raise unknown_choice("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]

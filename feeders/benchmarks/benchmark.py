@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.files import user_path
 from feeders.benchmarks.original import Original
 from feeders.choices import Origin, SecondPerson, Split, Transforms
 
@@ -93,6 +94,6 @@ class Benchmark:
 
         A folder that holds the archive of the data set stands for the archive, whatever else lies there.
         """
-        place = Path(path).expanduser() if path else REPOSITORY / self.default_path
+        place = user_path(path) if path else REPOSITORY / self.default_path
         archive = place / Path(self.default_path).name
         return archive if self.original is not None and archive.is_file() else place

@@ -41,7 +41,9 @@ class Harmful:
         return (os.system, ("touch harmed",))
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "flipped", "text", "pickle", "foreign", "version"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "truncated", "flipped", "text", "pickle", "foreign", "version", "no version"]
+)
 def test_damaged_files_are_refused_in_one_line(tmp_path, monkeypatch, damage):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pt"
@@ -64,6 +66,8 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, monkeypatch, damage):
         torch.save({"w": torch.zeros(1)}, path)
     elif damage == "version":
         torch.save({"format": "csre-run", "version": 99}, path)
+    elif damage == "no version":
+        torch.save({"format": "csre-run"}, path)
     with pytest.raises(RunError) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)

@@ -119,6 +119,42 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(call, run_folder,
     assert "epoch 1, step 1" in done.err
 
 
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+def test_a_batch_norm_statistic_that_is_not_finite_belongs_to_the_step(call, run_folder, monkeypatch, choice):
+    """A clip at 1e30 m: normalised it is harmless, so the loss is finite, but the variance is not."""
+    original = Feeder.feed
+
+    def remote(self, indices, epoch):
+        batch = original(self, indices, epoch)
+        if self.split == "train":
+            batch.x[batch.indices == 7] = 1e30
+        return batch
+
+    monkeypatch.setattr(Feeder, "feed", remote)
+    done = call("--optim.on_non_finite", choice, "--optim.epochs", "1")
+    text = done.err if choice == "stop" else "".join(line for line in done.out.splitlines() if "WARNING" in line)
+    assert done.code == (3 if choice == "stop" else 0), done.err
+    assert "a batch-norm statistic is not finite in epoch 1, step " in text
+    assert f"clips: {build_small(call).train_clips.names[7]}. " in text
+    if choice == "skip":
+        assert records(run_folder, "train")[0]["skipped_steps"] == 1
+        assert all(finite(load_checkpoint(path)) for path in (run_folder / "checkpoints").iterdir())
+
+
+def test_logits_that_overflow_float16_in_a_test_end_with_the_way_out(call, run_folder, monkeypatch):
+    original = TinyEncoder.classify
+
+    def large(self, features):
+        return original(self, features) * (1.0 if self.training else 1e6)
+
+    monkeypatch.setattr(TinyEncoder, "classify", large)
+    for _ in range(2):  # the same command says the same
+        done = call("--optim.amp", "fp16", *PLAIN)
+        assert (done.code, done.err.count("\n")) == (3, 1)
+        assert "--optim.amp bf16 or off" in done.err
+    assert call("--phase", "test", "--optim.amp", "off", "--weights", str(run_folder / "checkpoints/last.pt")).code == 0
+
+
 def test_a_streak_of_float16_overflows_stops_the_run(call, run_folder, monkeypatch):
     monkeypatch.setattr(TinyEncoder, "own_losses", lambda self, labels: {"own": 1e35 * self.linear.bias.sum()})
     done = call("--optim.amp", "fp16", "--optim.max_skips", "3", *PLAIN)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -144,25 +143,44 @@ def test_an_epoch_without_a_step_that_counts_ends_in_all(run):
     assert "all steps of epoch 1 were skipped" in printed[0]
 
 
-def test_no_process_trains_on_without_its_parent(config, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("moment", ["imports", "training"])
+def test_no_process_trains_on_without_its_parent(config, tmp_path, count, moment):
     """torchrun killed at once must not leave processes that hold the run folder and the GPUs."""
-    words = ["main.py", "--config", str(config), "--name", "orphans", "--optim.epochs", "9999"]
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", *words]
-    runner = subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words = ["main.py", "--config", str(config), "--name", f"orphans_{count}_{moment}", "--optim.epochs", "9999"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={count}", "--standalone"]
+    runner = subprocess.Popen(
+        [sys.executable, *launcher, *words], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    workers: list[int] = []
     try:
         assert runner.stdout is not None
-        while "epoch    1/9999" not in (said := runner.stdout.readline()):
-            assert said, "torchrun ended"
-        lock = config.parent / "runs/nw-ucla/orphans/.lock_holder"
-        holder = int(re.search(r"process (\d+)", lock.read_text())[1])
+        while len(workers) < count:
+            assert runner.poll() is None, runner.stdout.read()
+            children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
+            workers = [int(child) for child in children if "main.py" in command_of(int(child))]
+            time.sleep(0.01)
+        while moment == "training" and "epoch    1/9999" not in (line := runner.stdout.readline()):
+            assert line, "torchrun ended"
+        time.sleep(0.2 if moment == "imports" else 0)  # the workers have begun to import, which takes seconds
         runner.kill()
         for _ in range(600):
-            if not Path(f"/proc/{holder}").exists() or "(zombie)" in Path(f"/proc/{holder}/status").read_text():
+            if not any("main.py" in command_of(worker) for worker in workers):
                 break
             time.sleep(0.1)
         else:
-            os.kill(holder, signal.SIGKILL)
             pytest.fail("a worker lives on")
     finally:
         runner.kill()
         runner.wait()
+        for worker in workers:
+            if "main.py" in command_of(worker):
+                os.kill(worker, signal.SIGKILL)
+
+
+def command_of(process: int) -> str:
+    """The command line of a process; empty once it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import re
 from fractions import Fraction
 
@@ -246,3 +247,37 @@ def test_other_differences_are_refused_in_fine_tuning_too(tmp_path):
     torch.save(build(1, num_classes=7, graph="ntu").state_dict(), tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="another shape"):
         load_weights_file(build(2), tmp_path / "w.pt", fine_tune=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates quantised tensors
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({3: torch.zeros(1)}, "3 stands where a name belongs"),
+        ({"w": torch.zeros(2, 2).to_sparse()}, "'w' is sparse"),
+        ({"w": torch.zeros(2, device="meta")}, "'w' is sparse, quantised or without content"),
+        ({"w": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)}, "'w' is sparse, quantised"),
+    ],
+    ids=["number as name", "sparse", "meta", "quantised"],
+)
+def test_tensors_that_are_no_weights(encoder, saved, entry, message):
+    with pytest.raises(WeightsError, match=f"weights.pt: {message}"):
+        load_weights_file(encoder, saved({**encoder.state_dict(), **entry}))
+
+
+def test_any_damage_of_a_file_is_refused_or_harmless(saved, tmp_path):
+    """Bytes changed at random where the archive describes its content: torch then raises whatever it meets first."""
+    encoder = Flat(skeleton=get_skeleton("ntu"), num_classes=3)
+    whole = saved(encoder.state_dict()).read_bytes()
+    start = whole.index(b"data.pkl")
+    places = [place for place in range(start, start + 400) if whole[place]]
+    chance = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in chance.sample(places, 2):
+            damaged[place] = chance.randrange(256)
+        (tmp_path / "damaged.pt").write_bytes(damaged)
+        try:
+            load_weights_file(encoder, tmp_path / "damaged.pt")
+        except WeightsError as error:
+            assert "damaged.pt" in str(error)

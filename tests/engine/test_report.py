@@ -1,0 +1,40 @@
+"""What a run leaves for its reader, also where nothing can be drawn."""
+
+from __future__ import annotations
+
+import json
+
+import engine.report
+from tests.engine.child import start
+
+
+def test_features_without_spread_have_no_embedding(call, run_folder, tmp_path):
+    """Motion of clips of one frame is zero: t-SNE on equal points ended the process with a segmentation fault."""
+    words = ("--data.stream", "joint_motion", "--data.window", "1", "--name", "small", "--log.tsne_clips", "40")
+    code, printed = start(
+        ["--config", str(call.config), *words, "--csre.enabled", "false", "--optim.epochs", "1"], tmp_path / "out.txt"
+    ).wait()
+    assert code == 0, printed
+    assert "there is no t-SNE" in printed
+    assert (run_folder / "results.json").exists()
+    assert not (run_folder / "tsne.npz").exists()
+
+
+def test_numbers_are_written_before_anything_is_drawn(call, run_folder, monkeypatch):
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine.report, "draw_confusion", broken)
+    assert call("--log.figures", "true", "--optim.epochs", "1").code == 2
+    assert json.loads((run_folder / "results.json").read_text())["last"]["epoch"] == 1
+
+
+def test_figures_name_the_weights_that_they_show(call, monkeypatch):
+    titles = {}
+    monkeypatch.setattr(engine.report, "draw_tsne", lambda *rest: titles.setdefault("tsne", rest[3]))
+    monkeypatch.setattr(engine.report, "draw_per_class", lambda _, __, title, path: titles.setdefault(path.stem, title))
+    call("--log.figures", "true", "--log.tsne_clips", "20", "--optim.epochs", "2")
+    assert titles["tsne"].endswith("last epoch 2")
+    assert titles["per_class_last"].endswith("last epoch 2")
+    assert "best epoch " in titles["per_class_best"]
+    assert titles["tsne"].startswith("tests.engine.tiny:TinyEncoder + CSRE, joint, nw-ucla")

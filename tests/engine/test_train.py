@@ -1,0 +1,106 @@
+"""The parts of a training step, and the line of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import resolve
+from engine.evaluate import Tested, measure
+from engine.experiment import Experiment, build
+from engine.train import LINE, epoch_line, forward_backward, is_finite, update
+from heads import Moment
+
+ACCURACY = measure(np.eye(5, dtype=np.float32), np.arange(5))
+TESTED = Tested(ACCURACY, None)
+
+
+@pytest.fixture
+def run(call) -> Experiment:
+    resolved = resolve(["--config", str(call.config), "--optim.clip_norm", "0.5"])
+    assert resolved is not None
+    return build(resolved.config)
+
+
+def one_step(run: Experiment):
+    run.encoder.train()
+    return forward_backward(run, run.train_clips.feed(torch.arange(16), 1), Moment(1, 1, 5))
+
+
+def test_the_loss_is_the_sum_of_all_losses(run):
+    step = one_step(run)
+    assert list(step.losses) == ["cross_entropy", "spatial", "temporal"]
+    assert step.loss == sum(step.losses.values())
+    assert torch.allclose(step.per_clip.mean(), step.losses["cross_entropy"])
+
+
+def test_every_group_of_the_optimiser_is_clipped_and_checked(run):
+    """A second group was clipped as if it were not there."""
+    (group,) = run.optimizer.param_groups
+    group["params"], rest = group["params"][:2], group["params"][2:]
+    run.optimizer.add_param_group({"params": rest})
+    step = one_step(run)
+    everything = [weight for weight in run.forward.parameters() if weight.grad is not None]
+    norm = torch.stack([weight.grad.norm() for weight in everything]).norm()
+    assert step.norm > 0.5
+    assert torch.allclose(step.norm, norm)
+    update(run, step)
+    assert torch.stack([weight.grad.norm() for weight in everything]).norm() <= 0.5 + 1e-4
+
+
+def test_a_step_is_finite_until_a_loss_a_gradient_or_a_statistic_is_not(run):
+    step = one_step(run)
+    assert is_finite(run, step)
+    assert not is_finite(run, step._replace(loss=step.loss * torch.nan))
+    assert not is_finite(run, step._replace(norm=step.norm * torch.inf))
+    run.encoder.norm.running_var[0] = torch.inf
+    assert not is_finite(run, step)
+
+
+def test_a_head_may_not_take_the_name_of_another_loss(run, monkeypatch):
+    head = run.heads["csre"]
+    monkeypatch.setattr(head, "losses", lambda *rest: {"cross_entropy": rest[0]["spatial"].sum()})
+    with pytest.raises(Exception, match="csre: its loss 'cross_entropy' has the name of another one"):
+        one_step(run)
+
+
+def line(run: Experiment, losses: dict[str, float], tested=TESTED, trained: int = 3, **means: float) -> str:
+    run.config.optim.epochs = 65
+    run.counters.trained, run.counters.best_epoch, run.counters.best_top1 = trained, trained, 78.66
+    run.loss_names = list(losses)
+    values = {**losses, "loss": sum(losses.values()), "top1": 61.23, "clips_per_second": 311.4, **means}
+    return epoch_line(run, values, tested)
+
+
+CSRE = {"cross_entropy": 1.034, "spatial": 6.936, "temporal": 6.934}
+
+
+def test_an_epoch_is_one_line(run):
+    tested = Tested(replace(ACCURACY, top1=78.66), None)
+    assert line(run, CSRE, tested) == (
+        "epoch  3/65  loss 14.90 (ce 1.03, spatial 6.94, temporal 6.93)  train 61.23  test 78.66 % (best 78.66 @ 3)  "
+        "311 clips/s"
+    )
+    assert line(run, {"cross_entropy": 1.034}, tested) == (
+        "epoch  3/65  loss 1.034  train 61.23  test 78.66 % (best 78.66 @ 3)  311 clips/s"
+    )
+
+
+def test_an_epoch_without_test_or_training(run):
+    untested = line(run, CSRE, tested=None)
+    assert untested.endswith("(ce 1.034, spatial 6.936, temporal 6.934)  train 61.23 %  311 clips/s")
+    assert epoch_line(run, None, TESTED) == "epoch  3/65  test 100.00 % (best 78.66 @ 3)"
+    assert epoch_line(run, {"clips_per_second": 5.0}, None) == "epoch  3/65  5 clips/s"
+
+
+def test_the_line_is_never_longer_than_it_may_be(run):
+    many = CSRE | {f"refinement_{name}_{axis}": 12345.678 for name in "abcd" for axis in ("spatial", "temporal")}
+    for losses in (CSRE, many):
+        for tested in (TESTED, Tested(ACCURACY, ACCURACY)):
+            text = line(run, losses, tested, trained=65, top1=100.0, clips_per_second=1234.0)
+            assert len(text) <= LINE
+            assert "ce 1.0" in text
+    assert "10 others" in text
