@@ -248,13 +248,12 @@ def epoch_line(run: Experiment, means: dict[str, float] | None, tested: Tested |
         ends.append(f"{means['clips_per_second']:.0f} clips/s")
     if means is None or "loss" not in means:
         return "  ".join([head, *ends])
-    names = {"ce": means["cross_entropy"]}
-    names |= {name: means[name] for name in run.loss_names if name != "cross_entropy"}
-    for decimals in (3, 2, 1, 0):
-        terms = [f"{name} {value:.{decimals}f}" for name, value in names.items()]
-        if decimals == 0:  # too many to name
-            terms = [f"ce {names['ce']:.1f}", f"{len(names) - 1} others {means['loss'] - names['ce']:.1f}"]
-        loss = f"loss {means['loss']:.{decimals or 1}f}" + (f" ({', '.join(terms)})" if len(names) > 1 else "")
+    terms = {"ce": means["cross_entropy"]}
+    terms |= {name: means[name] for name in run.loss_names if name != "cross_entropy"}
+    shorter = [", ".join(f"{name} {value:.{decimals}f}" for name, value in terms.items()) for decimals in (3, 2, 1)]
+    shorter += [f"ce {terms['ce']:.1f}, {len(terms) - 1} others {means['loss'] - terms['ce']:.1f}", ""]
+    for decimals, text in zip((3, 2, 1, 1, 1), shorter, strict=True):
+        loss = f"loss {means['loss']:.{decimals}f}" + (f" ({text})" if text and len(terms) > 1 else "")
         line = "  ".join([head, loss, *ends])
         if len(line) <= LINE:
             break
