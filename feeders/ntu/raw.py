@@ -87,43 +87,39 @@ def _read_fast(text: bytes) -> _Samples:
     if text.translate(None, b" \r\n" + _OF_NUMBERS):
         raise ValueError("text")
     data = np.frombuffer(text, np.uint8)
-    blanks, newlines = np.flatnonzero(data == ord(" ")), np.flatnonzero(data == ord("\n"))
-    starts = np.append(0, newlines[:-1] + 1)
+    blanks, ends = np.flatnonzero(data == ord(" ")), np.flatnonzero(data == ord("\n"))
+    starts = np.append(0, ends[:-1] + 1)
     first_blanks = np.searchsorted(blanks, starts)
     fields = (np.diff(first_blanks, append=len(blanks)) + 1).tolist()
-    ends = newlines.tolist()
 
-    def natural(line: int) -> int:
-        """The first field of a line as a number without sign."""
-        word = text[ends[line - 1] + 1 if line else 0 : ends[line]].split(maxsplit=1)[0]
-        if not word.isdigit() or len(word) > LONGEST_INTEGER:
-            raise ValueError("number")
-        return int(word)
+    def parts(begins: np.ndarray, ends: np.ndarray) -> list[bytes]:
+        return [text[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
 
-    ids: list[int] = []
     frame_of: list[int] = []
     body_lines: list[int] = []
     line, frames = 1, 0
-    for _ in range(natural(0)):
-        bodies = natural(line)
-        counted_fields, line = fields[line], line + 1
+    for _ in range(int(text[: ends[0]])):
+        bodies = int(text[starts[line] : ends[line]])
+        line += 1
+        if bodies < 0:
+            raise ValueError("bodies")
         for _ in range(bodies):
-            if fields[line : line + _BODY_LINES] != _BODY_FIELDS or natural(line + 1) != NUM_JOINTS:
+            if fields[line : line + _BODY_LINES] != _BODY_FIELDS:
                 raise ValueError("body")
-            ids.append(natural(line))
             frame_of.append(frames)
             body_lines.append(line)
             line += _BODY_LINES
-        if counted_fields != 1 or len(set(ids[len(ids) - bodies :])) < bodies:
-            raise ValueError("frame")
         frames += bodies > 0
-    if line != len(ends) or fields[0] != 1 or not ids:
+    if line != len(ends) or not body_lines:
         raise ValueError("length")
-    joint_lines = (np.array(body_lines)[:, None] + np.arange(2, _BODY_LINES)).ravel()
-    third_blanks = blanks[first_blanks[joint_lines] + 2]
-    coordinates = [
-        text[start:end] for start, end in zip(starts[joint_lines].tolist(), third_blanks.tolist(), strict=True)
-    ]
+    headers = np.array(body_lines)
+    ids = [int(word) for word in parts(starts[headers], blanks[first_blanks[headers]])]
+    if not 0 <= min(ids) <= max(ids) < 10**LONGEST_INTEGER or len({*zip(frame_of, ids, strict=True)}) < len(ids):
+        raise ValueError("bodyID")
+    if {word.rstrip() for word in parts(starts[headers + 1], ends[headers + 1])} != {b"%d" % NUM_JOINTS}:
+        raise ValueError("joints")
+    joint_lines = (headers[:, None] + np.arange(2, _BODY_LINES)).ravel()
+    coordinates = parts(starts[joint_lines], blanks[first_blanks[joint_lines] + 2])
     with warnings.catch_warnings(action="error"):  # for text that is not read to its end
         numbers = np.fromstring(b" ".join(coordinates), np.float64, sep=" ")
     with np.errstate(over="ignore"):

@@ -91,6 +91,7 @@ BAD = {
     "one body more than said": (replaced(30, "1"), "line 58: 10 fields where the number of bodies"),
     "many bodies": (replaced(2, "999999999999"), "line 30: 1 field, 10 expected"),
     "number of bodies": (replaced(2, "x"), "line 2: 'x' is not a number of bodies"),
+    "negative number of bodies": (replaced(1, "4\n-1"), "line 2: '-1' is not a number of bodies"),
     "short header": (replaced(3, "1 2 3"), "line 3: 3 fields, 10 expected: this should be the header"),
     "bodyID": (changed(3, 0, "7.2E16"), "line 3: '7.2E16' is not a bodyID"),
     "24 joints": (replaced(4, "24"), "line 4: '24' joints, expected 25"),
@@ -185,3 +186,18 @@ def damage(text: bytearray, rng: np.random.Generator) -> bytes:
                 fields[rng.integers(len(fields))] = JUNK[rng.integers(len(JUNK))]
                 text = bytearray(b" ".join(fields))
     return bytes(text)
+
+
+def test_numbers_read_in_bulk_are_those_of_float():
+    formats = ("%.7G", "%.9g", "%.6f", "%.17g", "%.14f", "%d")
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal(3 * 25 * 200) * 10.0 ** rng.integers(-8, 4, 3 * 25 * 200)
+    words = [formats[i] % number for i, number in zip(rng.integers(len(formats), size=15_000), numbers, strict=True)]
+    lines = ["200"]
+    for frame in range(200):
+        lines += ["1", "7 0 0 0 0 0 0 0 0 2", "25"]
+        joints = np.array(words[75 * frame : 75 * frame + 75]).reshape(25, 3).tolist()
+        lines += [" ".join([*xyz, *["0"] * 9]) for xyz in joints]
+    (body,) = parse_skeleton("\n".join(lines).encode()).bodies
+    expected = np.array([float(word) for word in words]).astype(np.float32)
+    np.testing.assert_array_equal(body.joints.ravel().view(np.int32), expected.view(np.int32))
