@@ -25,7 +25,15 @@ from torch.nn import functional
 
 from graph import Skeleton, hop_distances, with_tips_on_hands
 from model.block_encoder import BlockEncoder
-from model.blocks import MultiScaleTemporal, PooledClassifier, ResidualBlock, published_down, residual_path
+from model.blocks import (
+    MultiScaleTemporal,
+    PooledClassifier,
+    ResidualBlock,
+    grouped_pointwise,
+    one_image,
+    published_down,
+    residual_path,
+)
 from model.encoder import Observed, check_multiple, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
@@ -94,8 +102,13 @@ class BlockGCN(BlockEncoder):
                 "BlockGCN: a batch of one clip of one person cannot be trained on, because a batch normalisation of "
                 "its topology needs two rows at least; use larger batches and drop such a last one"
             )
-        terms = zip(self.blocks, self.terms(rows), strict=True)
-        return self.run(self.embedding(x), reads, {name: term[:, :, None, None] for name, term in terms})
+        maps = self.embedding(x)
+        terms = {name: term[..., None, None] for name, term in zip(self.blocks, self.terms(rows), strict=True)}
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.run(maps, reads, terms)
+        num_joints = self.skeleton.num_joints
+        spread = {name: one_image(term.expand(-1, -1, num_joints, -1)) for name, term in terms.items()}
+        return self.run(one_image(maps), reads, spread)
 
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)
@@ -128,7 +141,7 @@ class TopologicalTerms(nn.Module):
 
 
 class BlockGraphConvolution(PublishedModule):
-    """BlockGC with its subsets and groups at once; (n, C_in, V, T) -> (n, C_out, V, T).
+    """BlockGC with its subsets and groups at once; images (b, C_in, H, T) -> (b, C_out, H, T), see model.blocks.
 
         W_k[h]  = F_k[h] / (|F_k[h]| + 1e-4) + B_k[h] / (|B_k[h]| + 1e-4)     norms over v, one for each w
         output  = ReLU( BN( Σ_k 1x1 convolution_k of Σ_v W_k[h][v, w] x[v] ) + down(x) )
@@ -153,9 +166,11 @@ class BlockGraphConvolution(PublishedModule):
         nn.init.normal_(self.weight, 0, math.sqrt(2 / out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.unflatten(1, (GROUPS, -1))
-        mixed = torch.einsum("khvw,nhcvt->nhckwt", self._topology(), grouped)
-        mixed = functional.conv2d(mixed.flatten(1, 3), self.weight, self.bias.sum(dim=0), groups=GROUPS)
+        images, _, rows, frames = x.shape
+        joints = self.hops.shape[0]
+        grouped = x.view(images, GROUPS, -1, rows // joints, joints, frames)
+        mixed = torch.einsum("khvw,bhcnvt->bhcknwt", self._topology(), grouped).reshape(images, -1, rows, frames)
+        mixed = grouped_pointwise(mixed, self.weight, self.bias.sum(dim=0), GROUPS)
         return functional.relu(self.bn(mixed) + self.down(x), inplace=True)
 
     def _topology(self) -> Tensor:

@@ -48,13 +48,26 @@ def skeleton_maps(images: Tensor, num_skeletons: int) -> Tensor:
 
 def pointwise(x: Tensor, convolution: nn.Conv1d | nn.Conv2d) -> Tensor:
     """A 1x1 convolution of images (b, C_in, H[, T]) -> (b, C_out, H[, T']); of one image as a plain matrix product."""
-    # An exported program must not depend on the number of clips; and len() would make it a constant.
-    if torch.compiler.is_exporting() or x.shape[0] > 1:
+    if not _is_one_image(x):
         return convolution(x)
     assert convolution.bias is not None
     kept = x[0, ..., :: convolution.stride[-1]]
     product = torch.addmm(convolution.bias[:, None], convolution.weight.flatten(1), kept.flatten(1))
     return product.view(1, -1, *kept.shape[1:])
+
+
+def grouped_pointwise(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """As `pointwise`, with weight (C_out, C_in / groups, 1, 1) and bias (C_out); each group is a matrix product."""
+    if not _is_one_image(x):
+        return functional.conv2d(x, weight, bias, groups=groups)
+    parts = weight.flatten(1).unflatten(0, (groups, -1))
+    product = torch.baddbmm(bias.view(groups, -1, 1), parts, x.view(groups, weight.shape[1], -1))
+    return product.view(1, -1, *x.shape[2:])
+
+
+def _is_one_image(x: Tensor) -> bool:
+    # An exported program must not depend on the number of clips; and len() would make it a constant.
+    return not torch.compiler.is_exporting() and x.shape[0] == 1
 
 
 def precise_softmax(scores: Tensor) -> Tensor:
