@@ -44,7 +44,7 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
 
 
 def describe(run: Experiment) -> str:
-    """`ctrgcn + CSRE, joint, nw-ucla`."""
+    """Encoder and heads, stream and benchmark: `ctrgcn, joint, nw-ucla`."""
     encoder = " + ".join([run.config.model.name, *head_titles(flatten(run.config))])
     return f"{encoder}, {run.config.data.stream}, {benchmark_name(run.config.data.benchmark)}"
 

@@ -5,7 +5,7 @@ What `training` holds of a checkpoint:
 | key | content |
 |---|---|
 | encoder, average | weights, their moving average |
-| csre, ... | per training head what it learned and its state, by the head's section of the configuration |
+| (a head's section) | per training head what it learned and its state |
 | optimizer, schedule, scaler | as torch's own state dicts |
 | counters | how far the run is, see `engine.experiment.Counters` |
 | ranks | per rank: `random`, states of torch's generators, and `sums` of the logged quantities of the epoch so far |

@@ -47,7 +47,7 @@ def records(folder: Path, kind: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])
-def test_a_spoiled_step_can_be_left_out(call, run_folder, monkeypatch, amp):
+def test_a_non_finite_step_can_be_skipped(call, run_folder, monkeypatch, amp):
     poison(monkeypatch, [7])
     words = ("--optim.ema_decay", "0.9", "--log.every_steps", "1", "--optim.amp", amp)
     done = call("--optim.on_non_finite", "skip", *words)
@@ -62,8 +62,8 @@ def test_a_spoiled_step_can_be_left_out(call, run_folder, monkeypatch, amp):
         assert finite(load_checkpoint(path))
 
 
-def test_a_step_that_is_left_out_leaves_nothing_behind(call, run_folder, monkeypatch):
-    """An epoch whose every step but the first is spoiled ends with the weights and statistics of one step."""
+def test_a_skipped_step_leaves_nothing_behind(call, run_folder, monkeypatch):
+    """An epoch whose every step but the first is not finite ends with the weights and statistics of one step."""
     words = (*PLAIN, "--optim.on_non_finite", "skip", "--optim.epochs", "1", "--data.repeat", "1")
     first = build_small(call).train_clips.epoch_indices(1)[:16]
     with monkeypatch.context() as patch:
@@ -85,7 +85,7 @@ def build_small(call, *words: str) -> Experiment:
     return build(resolved.config)
 
 
-def test_an_epoch_without_a_step_that_counts_is_told(call, run_folder, monkeypatch):
+def test_an_epoch_whose_steps_were_all_skipped_says_so(call, run_folder, monkeypatch):
     poison(monkeypatch, list(range(80)))
     done = call("--optim.on_non_finite", "skip", "--log.figures", "true")
     assert done.code == 0, done.err
@@ -93,7 +93,7 @@ def test_an_epoch_without_a_step_that_counts_is_told(call, run_folder, monkeypat
     assert [line["skipped_steps"] for line in records(run_folder, "train")] == [5, 5]
 
 
-def test_too_many_steps_left_out_stop_the_run(call, run_folder, monkeypatch):
+def test_too_many_skipped_steps_stop_the_run(call, run_folder, monkeypatch):
     poison(monkeypatch, list(range(80)))
     done = call("--optim.on_non_finite", "skip", "--optim.max_skips", "3")
     assert (done.code, done.err.count("\n")) == (3, 1)
@@ -102,7 +102,7 @@ def test_too_many_steps_left_out_stop_the_run(call, run_folder, monkeypatch):
     assert not (run_folder / "checkpoints/last.pt").exists()
 
 
-def test_a_learning_rate_that_is_too_high_stops_the_run_and_spoils_no_checkpoint(call, run_folder):
+def test_a_learning_rate_that_is_too_high_stops_the_run_and_ruins_no_checkpoint(call, run_folder):
     words = ("--optim.lr", "1e20", "--optim.epochs", "4", "--log.checkpoint_steps", "1", "--log.keep_checkpoints", "9")
     done = call(*words)
     assert (done.code, done.err.count("\n")) == (3, 1)
