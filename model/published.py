@@ -7,6 +7,7 @@ For every entry of its own state dict an encoder tells which published tensors i
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from model.errors import EncoderError, WeightsError
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+
+_OF_HEAD = re.compile(r"std\.|ren_(low|mid|high|fin)\.")
+"""How the entries of training heads begin in checkpoints published with them: CSRE's, FR-Head's."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,12 @@ def without_wrapper_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_published_weights(encoder: Encoder, state_dict: Mapping[str, Tensor]) -> None:
     """Fill the encoder with tensors under their published names, with or without `module.` before every name.
 
+    Entries of training heads that a checkpoint holds beside its encoder's are ignored.
+
     Raises WeightsError when names are missing or left over or tensors have another shape, naming them; the encoder then
     keeps the weights it had. Raises EncoderError when the encoder knows no published weights.
     """
-    state = without_wrapper_prefix(state_dict)
+    state = {name: value for name, value in without_wrapper_prefix(state_dict).items() if not _OF_HEAD.match(name)}
     table = encoder.published_names()
     check_names(set(state), {name for source in table.values() for name in source.names}, "published weights")
     own = encoder.state_dict()

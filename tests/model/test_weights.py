@@ -71,11 +71,21 @@ def test_the_prefix_of_wrappers_does_not_matter(encoder, published):
     assert encoder.state_dict()["blocks.l1.tcn.bn.num_batches_tracked"] == 3
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_entries_of_training_heads_are_ignored(encoder, published, prefix):
+    plain = copy.deepcopy(encoder)
+    load_published_weights(plain, published)
+    for name in ("std.conv1.weight", "ren_low.spatio_cl_net.cl_fc.weight", "ren_fin.tempor_squeeze.1.running_mean"):
+        published[name] = torch.full((2, 3), torch.nan)
+    load_published_weights(encoder, {f"{prefix}{name}": value for name, value in published.items()})
+    assert same_state(encoder, plain)
+
+
 def test_missing_and_left_over_names_are_told_and_nothing_changes(encoder, published):
     before = copy.deepcopy(encoder)
     published["l1.gcn1.convs.0.convX.weight"] = published.pop(FIRST)
-    published["std.fc.weight"] = torch.zeros(1)
-    message = rf"1 missing: {re.escape(FIRST)}, 2 left over: l1.gcn1.convs.0.convX.weight; std.fc.weight"
+    published["other.fc.weight"] = torch.zeros(1)
+    message = rf"1 missing: {re.escape(FIRST)}, 2 left over: l1.gcn1.convs.0.convX.weight; other.fc.weight"
     with pytest.raises(WeightsError, match=message):
         load_published_weights(encoder, published)
     assert same_state(encoder, before)
