@@ -69,7 +69,7 @@ def _parser() -> Parser:
         "code: 0 complete, 3 written but clips were skipped or are absent, 2 refused, 130 interrupted.",
         allow_abbrev=False,
     )
-    # Not every system can tell how many processors this process may use.
+    # Not every system knows how many processors this process may use.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add = parser.add_argument
     add("--raw", nargs="+", type=Path, required=True, metavar="PLACE", help="folders and .zip archives of raw clips")

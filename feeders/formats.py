@@ -1,4 +1,4 @@
-"""Which reader a file or folder needs, told from what it is, not from the benchmark's name."""
+"""Which reader a file or folder needs, chosen by what it is, not by the benchmark's name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from feeders.store.packed import PackedStore
 
 
 class Format(NamedTuple):
-    """A kind of data, and how it is read: place, benchmark and the wanted sides to a store and the bad clips."""
+    """A kind of data, and how it is read: place, benchmark and the sides to a store and the bad clips."""
 
     title: str
     read: Callable[[Path, Benchmark, Sequence[Split]], Reading]
@@ -40,7 +40,7 @@ RAW = tuple(f"{folders}{name}" for name in ("*.skeleton", "nturgb*.zip") for fol
 
 
 def find_format(place: Path, benchmark: Benchmark) -> Format:
-    """The format of what lies at `place`.
+    """The format of what is at `place`.
 
     Raises `DataError` when nothing does, nothing that a reader knows, or what the system does not let be read.
     """

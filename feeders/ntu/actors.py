@@ -33,7 +33,7 @@ class Actors(NamedTuple):
     """What the pipeline makes of a clip.
 
     positions: (T, M, V, 3) float32 in metres; an actor who is absent from a frame is zero there, and a second actor
-    who never appears is left out. alone: the published result has room for one actor only, who is then repeated in the
+    who never appears is dropped. alone: the published result has room for one actor only, who is then repeated in the
     published NTU120 arrays. remark: what a user should hear about this clip, or "".
     """
 

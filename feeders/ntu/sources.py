@@ -1,4 +1,4 @@
-"""Where raw clips lie: folders of `.skeleton` files, however nested, and the official .zip archives, read in place."""
+"""Where raw clips are: folders of `.skeleton` files, however nested, and the official .zip archives, read in place."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class BadPlace(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What lies in the folders.
+    """What is in the folders.
 
-    clips: the clips of the data set by name, in the order of their names, each with every place where it lies; files
+    clips: the clips of the data set by name, in the order of their names, each with every place where it is; files
     come before members of archives. missing: found, but on the missing list. foreign: the number of clips of NTU RGB+D
     that do not belong to this data set. bad: folders, archives and files that cannot be read, and files that are named
     like no clip.
@@ -76,8 +76,8 @@ class Found(NamedTuple):
 def find_clips(raw: Sequence[Path], dataset: Dataset) -> Found:
     """Look through folders (and the folders and archives in them) and archives.
 
-    Raises `DataError` when one of the folders is not there or not readable, one of the files is no archive, or no clip
-    is found in all of them.
+    Raises `DataError` when one of the folders is not there or not readable, one of the files is not an archive, or no
+    clip is found in all of them.
     """
     files, archives, bad = _list_files(raw)
     places = list(files)
@@ -117,7 +117,7 @@ def _list_files(raw: Iterable[Path]) -> tuple[list[Place], list[str], list[BadPl
         with reading(root):
             if root.is_file():
                 if not _is_archive(root.name) and not zipfile.is_zipfile(root):
-                    raise DataError(f"{root}: neither a folder nor a .zip archive; --raw names where the raw clips lie")
+                    raise DataError(f"{root}: neither a folder nor a .zip archive; --raw names where the raw clips are")
                 archives.add(str(root.resolve()))
                 continue
             if not root.is_dir():
@@ -134,8 +134,8 @@ def _list_files(raw: Iterable[Path]) -> tuple[list[Place], list[str], list[BadPl
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str] | BadPlace]]:
-    """All files below a folder, hidden ones left out, by absolute path; and what cannot be read: folders, and whatever
-    is named like a clip or an archive and is no file."""
+    """All files below a folder, except hidden ones, by absolute path; and what cannot be read: folders, and whatever
+    is named like a clip or an archive and is not a file."""
     folders = [str(root.resolve())]
     visited: set[str] = set()
     while folders:
@@ -161,7 +161,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str] | BadPlace]]:
             if is_file:
                 yield entry.path, entry
             elif _is_clip(entry.name) or (_is_archive(entry.name) and not is_folder):
-                reason = "a folder" if is_folder else "a link to nothing" if entry.is_symlink() else "no plain file"
+                reason = "a folder" if is_folder else "a link to nothing" if entry.is_symlink() else "not a plain file"
                 yield entry.path, BadPlace(_printable(entry.path), f"{reason}; the name is that of a clip or archive")
 
 

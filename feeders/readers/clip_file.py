@@ -51,7 +51,7 @@ def find_clip_files(places: Iterable[Path]) -> list[Path]:
 def read_clip(path: Path) -> np.ndarray:
     """The coordinates of a clip in metres, (T, M, V, 3): float64 of JSON, as NW-UCLA is computed, else float32.
 
-    Raises `DataError`, which begins with the path, for a file that cannot be read or is no clip.
+    Raises `DataError`, which begins with the path, for a file that cannot be read or is not a clip.
     """
     try:
         with reading(path):

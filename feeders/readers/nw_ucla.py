@@ -73,7 +73,7 @@ def _read_clip(file: Path, label: int) -> np.ndarray:
     """The clip as float64 (T, 1, 20, 3), checked against its name and label (a class index)."""
     content = _load_json(file)
     if not isinstance(content, dict):
-        raise _UnusableClip("its JSON is no object with file_name, label and skeletons")
+        raise _UnusableClip("its JSON is not an object with file_name, label and skeletons")
     for key, expected in (("file_name", file.stem), ("label", label + 1)):
         if content.get(key) != expected:
             raise _UnusableClip(f"{key} is {content.get(key)!r}, its name says {expected!r}")
@@ -89,13 +89,13 @@ def _load_json(file: Path) -> object:
     except OSError as error:
         raise _UnusableClip(f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
-        raise _UnusableClip("is no text") from None
+        raise _UnusableClip("is not text") from None
     if not text.strip():
         raise _UnusableClip("the file is empty")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _UnusableClip(f"is no JSON ({error})") from None
+        raise _UnusableClip(f"is not JSON ({error})") from None
 
 
 def _to_array(frames: list[object]) -> np.ndarray:
@@ -107,7 +107,7 @@ def _to_array(frames: list[object]) -> np.ndarray:
     if array is None or array.shape != (len(frames), NUM_JOINTS, 3):
         raise _UnusableClip(_describe_shape(frames))
     if array.dtype.kind not in "iuf":
-        raise _UnusableClip("a coordinate is no number")
+        raise _UnusableClip("a coordinate is not a number")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         frame = int(np.flatnonzero(~np.isfinite(array).all(axis=(1, 2)))[0])
@@ -123,11 +123,11 @@ def _describe_shape(frames: list[object]) -> str:
             return f"frame {number} has {count}, expected {NUM_JOINTS} joints"
         for joint, point in enumerate(frame):
             if not isinstance(point, list) or len(point) != 3:
-                return f"joint {joint} of frame {number} is no list of three coordinates"
-    return f"skeletons is no list of frames of {NUM_JOINTS} joints of three coordinates"
+                return f"joint {joint} of frame {number} is not a list of three coordinates"
+    return f"skeletons is not a list of frames of {NUM_JOINTS} joints of three coordinates"
 
 
 def _no_clips(folder: Path) -> str:
     below = sorted({file.parent for file in folder.glob("*/*.json")})
-    mend = f"did you mean {below[0]}?" if below else "data.path should name the folder all_sqe of NW-UCLA"
-    return f"{folder}: no JSON clip (aAA_sSS_eEE_vVV.json) in it; {mend}"
+    fix = f"did you mean {below[0]}?" if below else "data.path should name the folder all_sqe of NW-UCLA"
+    return f"{folder}: no JSON clip (aAA_sSS_eEE_vVV.json) in it; {fix}"

@@ -8,7 +8,7 @@ Each array is (T, V, 3) or (T, M, V, 3). The table has one line per clip and a h
 
 `name` is the file's (with or without .npy, folders below with /), `label` a class name of the benchmark or its number
 from 0 on, `side` train or test. `side` may be missing when the benchmark splits by another column; every further column
-must hold whole numbers and becomes a metadata column.
+must hold integers and becomes a metadata column.
 
 Letters: T frames, M persons, V joints.
 """
@@ -53,7 +53,7 @@ def read_own_arrays(folder: Path, benchmark: Benchmark, splits: Sequence[Split] 
                 raise _UnusableClip(f"line {number} of {table.name} names it again")
             seen.add(name)
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise _UnusableClip("lies outside of the folder; names count from it")
+                raise _UnusableClip("is outside of the folder; names count from it")
             label = _label(line["label"], collector.class_names)
             metadata = _metadata(line)
             if SIDE_COLUMN in metadata and metadata[SIDE_COLUMN] not in {SIDES[split] for split in splits}:
@@ -102,7 +102,7 @@ def _label(text: str, classes: tuple[str, ...]) -> int:
     try:
         return int(text)
     except ValueError:
-        raise _UnusableClip(f"label {text!r} is no class of the benchmark{did_you_mean(text, classes)}") from None
+        raise _UnusableClip(f"label {text!r} is not a class of the benchmark{did_you_mean(text, classes)}") from None
 
 
 def _metadata(line: dict[str, str]) -> dict[str, int]:
@@ -116,7 +116,7 @@ def _metadata(line: dict[str, str]) -> dict[str, int]:
             try:
                 metadata[column] = int(text)
             except ValueError:
-                raise _UnusableClip(f"{column} {text!r} is no whole number") from None
+                raise _UnusableClip(f"{column} {text!r} is not an integer") from None
     return metadata
 
 
@@ -127,7 +127,7 @@ def _load(file: Path) -> np.ndarray:
     except FileNotFoundError:
         raise _UnusableClip("there is no such .npy file") from None
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
-        raise _UnusableClip(f"is no readable .npy file ({why(error)})") from None
+        raise _UnusableClip(f"is not a readable .npy file ({why(error)})") from None
     if array.dtype.kind not in "fiu":
         raise _UnusableClip(f"holds {array.dtype}, expected numbers")
     if array.ndim not in (3, 4) or array.shape[-1] != 3:

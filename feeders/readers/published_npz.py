@@ -31,7 +31,7 @@ BLOCK = 16 * 2**20
 
 
 def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
-    """The clips of the wanted sides, float32, named `train_0`, `train_1`, ... and `test_0`, ... by their position.
+    """The clips of the sides asked for, float32, named `train_0`, `train_1`, ... and `test_0`, ... by their position.
 
     A clip's frames are the first n, n being the number of frames whose coordinates do not add up to zero, as in the
     published feeders. A second person that is zero throughout is dropped; one that is a copy of the first (NTU120

@@ -28,7 +28,7 @@ SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
 
 
 def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
-    """The clips of the wanted sides, float32, in the order of the file, moved like those of `prepare_ntu`.
+    """The clips of the sides asked for, float32, in the order of the file, moved like those of `prepare_ntu`.
 
     Frames without anyone are dropped; joint 2 of the first person where it first appears becomes the origin; absent
     persons stay zero. The splits of the benchmark's protocol become the column `side`, those of others
@@ -88,7 +88,7 @@ def move_to_origin(keypoint: np.ndarray, centre: int) -> np.ndarray:
 
 
 def fitting_benchmark(path: Path) -> Benchmark | None:
-    """One whose classes are those of the file, told from its splits; None where they do not tell.
+    """One whose classes are those of the file, by its splits; None where those do not decide.
 
     Raises `DataError` like `read_pyskl`.
     """
@@ -100,13 +100,13 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = load_arrays(file, path.stat().st_size)
     except PickleRefusedError as error:
-        raise DataError(f"{path}: no annotation file: {error}") from None
+        raise DataError(f"{path}: not an annotation file: {error}") from None
     except (OSError, MemoryError) as error:
         raise DataError(f"{path}: cannot be read ({why(error)})") from None
     wanted = {"split": dict, "annotations": list}
     for key, kind in wanted.items():
         if type(content) is not dict or type(content.get(key)) is not kind:
-            raise DataError(f"{path}: no annotation file: it lacks the {kind.__name__} {key!r}")
+            raise DataError(f"{path}: not an annotation file: it lacks the {kind.__name__} {key!r}")
     return content
 
 
@@ -116,7 +116,7 @@ def _protocols(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
     for name, ids in split.items():
         protocol, _, word = str(name).rpartition("_")
         if word not in SIDE_WORDS or type(ids) not in (list, tuple) or not all(type(clip) is str for clip in ids):
-            raise DataError(f"{path}: split {name!r} is no list of clip IDs called <protocol>_train or _val")
+            raise DataError(f"{path}: split {name!r} is not a list of clip IDs called <protocol>_train or _val")
         sides.setdefault(protocol, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))
     return sides
 

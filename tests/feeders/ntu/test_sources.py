@@ -164,7 +164,7 @@ def test_what_is_named_like_a_clip_and_is_no_file_is_named(tmp_path):
     assert list(found.clips) == [NAME, "S001C001P001R001A002"]
     reasons = {Path(place).name: reason for place, reason in found.bad}
     assert list(reasons) == ["folder.skeleton", "gone.skeleton", "loop.SKELETON", "pipe.skeleton"]
-    for name, reason in (("folder", "a folder"), ("gone", "a link to nothing"), ("pipe", "no plain file")):
+    for name, reason in (("folder", "a folder"), ("gone", "a link to nothing"), ("pipe", "not a plain file")):
         assert reason in reasons[f"{name}.skeleton"]
 
 

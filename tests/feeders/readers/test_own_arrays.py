@@ -106,13 +106,13 @@ def test_every_bad_clip_is_named(folder):
         "five": "5 joints, the skeleton hand has 4",
         "zero": "every coordinate is zero",
         "texts": "expected numbers",
-        "broken": "no readable .npy",
+        "broken": "not a readable .npy",
         "gone": "no such .npy file",
         "a": "line 11 of labels.csv names it again",
         "d": "did you mean 'wave'",
         "e": "label 7, there are 2 classes",
         "f": "neither train nor test",
-        "g": "no whole number",
+        "g": "not an integer",
         "forgotten": "has no line for it",
     }.items():
         assert reason in reasons.pop(name)
@@ -136,7 +136,7 @@ def test_too_many_persons_names_outside_and_pickles_are_bad_clips(folder):
     reasons = [clip.reason for clip in left.skipped]
     assert reasons[0] == "3 persons, the benchmark has at most 2"
     for reason in reasons[1:3]:
-        assert reason == "is no readable .npy file (it holds other things than plain numbers, or is damaged)"
+        assert reason == "is not a readable .npy file (it holds other things than plain numbers, or is damaged)"
     for reason in reasons[3:]:
         assert "outside of the folder" in reason
     assert len(reasons) == 6

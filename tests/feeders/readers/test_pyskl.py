@@ -188,10 +188,10 @@ def test_what_does_not_belong_is_refused_and_never_run(write, capsys):
         "it lacks the dict 'split'": [1, 2],
         "it lacks the list 'annotations'": {"split": {}},
         "truncated or damaged": pickle.dumps(content(), 4)[:-200],
-        "split 1 is no list": {"split": {1: []}, "annotations": []},
-        "split 'all' is no list": {"split": {"all": NAMES}, "annotations": []},
+        "split 1 is not a list": {"split": {1: []}, "annotations": []},
+        "split 'all' is not a list": {"split": {"all": NAMES}, "annotations": []},
         "no plain number|type other than": {"split": {}, "annotations": [np.array([{}], dtype=object)]},
-        "no annotation file": b"",
+        "not an annotation file": b"",
     }
     for reason, value in files.items():
         with pytest.raises(DataError, match=reason) as caught:
