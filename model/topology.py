@@ -101,7 +101,7 @@ class DynamicTopology(nn.Module):
         persons = joints.shape[-1]
         with torch.no_grad():
             distances = point_distances(joints.mean(dim=(2, 4)).transpose(1, 2))
-            largest = torch.where(whole_batch, distances.amax(), distances.amax(dim=(1, 2), keepdim=True))
+            largest = torch.where(whole_batch, distances.amax(dim=(0, 1, 2)), distances.amax(dim=(1, 2), keepdim=True))
             scaled = distances / largest.clamp_min(torch.finfo(largest.dtype).tiny)
             deaths = persistence_deaths(point_distances(scaled))
         clips = self.elements(deaths)

@@ -176,8 +176,11 @@ def write_onnx(predictor: Predictor, metadata: dict[str, Any], path: Path) -> li
                 program, input_names=metadata["inputs"], output_names=["logits"], verbose=False
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[-1][:200]
-        raise ExportError(f"{metadata['encoder']}: ONNX cannot say what it computes ({reason})") from None
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = str(cause).strip().splitlines()[0][:200]
+        raise ExportError(f"{metadata['encoder']}: the ONNX exporter has no form for it ({reason})") from None
     assert exported is not None, "no file was named"
     model = exported.model_proto
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})

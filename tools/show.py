@@ -1,7 +1,9 @@
 """Show clips in motion: `python tools/show.py CLIP --out clip.html`.
 
 A clip is a file (.skeleton, .json, .npy) or, with --benchmark, a clip of its data by class or name. Several clips, and
-several views of a clip (as recorded, as the encoder sees it), stand side by side.
+several views of a clip (as recorded, as the encoder sees it), stand side by side. With --run the clips are shown as a
+run sees them in a test; --confused takes two clips from its worst confusion, --explain colours joints and frames by
+what they contribute to a class in CSRE's contrast.
 """
 
 from __future__ import annotations
@@ -9,19 +11,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
 from common.front_door import run_command
 from common.words import did_you_mean
-from feeders import STREAMS, VARIANTS, Benchmark, Feeder, PackedStore, get_benchmark, open_store
+from engine.figures import worst_pairs
+from engine.predictor import Predictor, load_run
+from feeders import STREAMS, VARIANTS, Benchmark, ClipBatch, Feeder, PackedStore, get_benchmark, open_store
 from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip
-from graph import get_skeleton
+from fusion.scores import load_scores
+from graph import Skeleton, get_skeleton
+from tools.explain import contributions, load_csre
 from tools.skeleton_drawing import WRITERS, Panel, ShowError, write
 
 VIEWS = {"raw": "as recorded", "test": "as tested", "train": "as trained (augmented)"}
@@ -46,22 +54,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(options: argparse.Namespace) -> None:
     """Collect the clips, make their views, write the files."""
+    if (options.confused or options.explain) and not options.run:
+        raise ShowError(f"{'--confused' if options.confused else '--explain'} is about a trained run; add --run RUN")
     for path in options.out:
         if path.suffix not in WRITERS:
             raise ShowError(f"--out {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
-    benchmark = get_benchmark(options.benchmark) if options.benchmark else None
+    predictor = load_run(options.run) if options.run else None
+    benchmark = get_benchmark(options.benchmark) if options.benchmark else predictor.benchmark if predictor else None
     clips = [Clip(path.stem, read_clip(path)) for path in find_clip_files(options.clips)]
-    if options.classes or options.names:
+    names = [*options.names, *(confused_pair(options.run) if options.confused else ())]
+    if options.classes or names:
         if benchmark is None:
-            raise ShowError("--class and --name choose clips of a data set; add --benchmark NAME")
-        clips += _chosen(open_store(benchmark, options.path).store, options.classes, options.names, options.pick)
+            raise ShowError("--class and --name choose clips of a data set; add --benchmark NAME, or --run RUN")
+        place = options.path or (predictor.settings["data.path"] if predictor else None)
+        clips += _chosen(open_store(benchmark, place).store, options.classes, names, options.pick)
     if not clips:
         raise ShowError("no clip given; name files, or --benchmark NAME with --class or --name")
-    panels = [
-        view_of(clip, benchmark or _guess(clip), view, options.stream, options.variant, options.seed)
-        for clip in clips
-        for view in options.view
-    ]
+    if predictor is not None:
+        panels = [panel_of_run(clip, predictor, options.explain) for clip in clips]
+    else:
+        panels = [
+            view_of(clip, benchmark or _guess(clip), view, options.stream, options.variant, options.seed)
+            for clip in clips
+            for view in options.view
+        ]
     for path in options.out:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(panels, path)
@@ -83,7 +99,50 @@ def view_of(
     if view == "raw":
         return Panel(title, clip.coordinates, skeleton)
     feeder = Feeder(store, benchmark, view, stream=stream, variant=variant, seed=seed)  # type: ignore[arg-type]
-    batch = feeder.feed(torch.tensor([0]), epoch=0)
+    return _panel_of_batch(title, feeder.feed(torch.tensor([0]), epoch=0), skeleton, stream)
+
+
+def panel_of_run(clip: Clip, predictor: Predictor, explain: str | None = None) -> Panel:
+    """A clip as a run sees it in a test, with its prediction; coloured by its contrast with the class `explain`.
+
+    Raises:
+        ShowError, ExplainError: an unknown class, a run without CSRE.
+        feeders.DataError: the clip does not fit the run's benchmark.
+    """
+    ((name, probability),) = predictor.predict(clip.coordinates, top=1)
+    title = f"{clip.name}, predicted: {name} ({100 * probability:.0f} %)"
+    skeleton, stream = get_skeleton(predictor.benchmark.skeleton), predictor.settings["data.stream"]
+    panel = _panel_of_batch(title, predictor.batch([clip.coordinates]), skeleton, stream)
+    if explain is None:
+        return panel
+    label = _find(explain, predictor.class_names, "--explain")
+    joints, frames = contributions(predictor, load_csre(predictor), clip.coordinates, label)
+    note = (
+        f"Dark joints (spatial branch) and dark frames (temporal branch, the bar below) contribute most to the "
+        f"similarity with {predictor.class_names[label]!r} in CSRE's memory bank: size of gradient x input."
+    )
+    return replace(panel, joint_weights=joints, frame_weights=frames, note=note)
+
+
+def confused_pair(run: Path) -> list[str]:
+    """Names of two test clips: one of the worst confusion of a run, and a correct one of the class it was taken for.
+
+    Raises:
+        ScoresError: the run has no score file. ShowError: it makes no mistake.
+    """
+    scores = load_scores(run / "scores_best.npz")
+    assert scores.labels is not None, "our own score files carry labels"
+    predicted = scores.logits.argmax(axis=1)
+    pairs = worst_pairs(confusion_matrix(scores.labels, predicted, labels=range(scores.logits.shape[1])), number=1)
+    if not pairs:
+        raise ShowError(f"{run}: confuses no clip; choose clips with --class or --name")
+    true, taken_for = pairs[0][:2]
+    wrong = np.flatnonzero((scores.labels == true) & (predicted == taken_for))[0]
+    right = np.flatnonzero((scores.labels == taken_for) & (predicted == taken_for))[:1]
+    return [scores.names[row] for row in (wrong, *right)]
+
+
+def _panel_of_batch(title: str, batch: ClipBatch, skeleton: Skeleton, stream: str) -> Panel:
     joints, x = (tensor[0].permute(1, 3, 2, 0).numpy() for tensor in (batch.joints, batch.x))
     if stream == "joint":
         return Panel(title, x, skeleton)
@@ -139,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--stream", choices=STREAMS, default="joint", help="input stream of the views test and train")
     add("--variant", choices=VARIANTS, default="plain", help="variant of the stream")
     add("--seed", type=int, default=0, metavar="N", help="of the view train (default: 0)")
+    add("--run", type=Path, help="show clips as this run saw them in a test, with its prediction")
+    add("--confused", action="store_true", help="a wrong clip of the run's worst pair beside a right one")
+    add("--explain", metavar="CLASS", help="colour by contribution to this class in CSRE's contrast")
     kinds = ", ".join(WRITERS)
     add("--out", nargs="+", type=Path, default=[Path("clips.html")], metavar="FILE", help=f"{kinds} (clips.html)")
     return parser

@@ -161,14 +161,13 @@ def _write_strip(panels: Sequence[Panel], path: Path) -> None:
     for panel in panels:
         length = len(panel.positions)
         chosen = np.linspace(0, length - 1, min(STRIP_FRAMES, length)).astype(int)
-        titles = [f"frame {frame + 1}" for frame in chosen]
-        titles[0] = f"{panel.title}, {titles[0]}"
-        rows.append([_picture(panel, frame, title) for frame, title in zip(chosen, titles, strict=True)])
-    height = SIDE + TITLE
+        rows.append([_picture(panel, frame, f"frame {frame + 1}") for frame in chosen])
+    height = SIDE + 2 * TITLE
     sheet = Image.new("RGB", (SIDE * max(map(len, rows)), height * len(rows)), "white")
-    for r, row in enumerate(rows):
+    for r, (panel, row) in enumerate(zip(panels, rows, strict=True)):
+        ImageDraw.Draw(sheet).text((6, r * height + 4), panel.title, fill="black", font=ImageFont.load_default(18))
         for c, picture in enumerate(row):
-            sheet.paste(picture, (c * SIDE, r * height))
+            sheet.paste(picture, (c * SIDE, r * height + TITLE))
     sheet.save(path)
 
 

@@ -13,10 +13,15 @@ import torch
 from PIL import Image, ImageColor
 
 from common.colours import BLUE, ORANGE
+from csre import CSRE
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.predictor import load_run
 from feeders import Feeder, get_benchmark
 from feeders.demo.generator import generate_demo
+from fusion.scores import Scores, save_scores
 from graph import get_skeleton
-from tools import show, skeleton_drawing
+from tests.tools.untrained import untrained_run
+from tools import explain, show, skeleton_drawing
 from tools.skeleton_drawing import SIDE, TITLE, Panel
 
 SKELETON = get_skeleton("ntu")
@@ -75,8 +80,8 @@ def test_gif_shows_every_frame_with_the_joints_where_they_project(clip_file, tmp
 def test_strip_has_a_row_for_each_clip(clip_file, tmp_path):
     assert show.main([str(clip_file), str(clip_file), "--out", str(tmp_path / "x.png")]) == 0
     with Image.open(tmp_path / "x.png") as strip:
-        assert strip.size == (8 * SIDE, 2 * (SIDE + TITLE))
-        halves = np.asarray(strip).reshape(2, SIDE + TITLE, -1)
+        assert strip.size == (8 * SIDE, 2 * (SIDE + 2 * TITLE))
+        halves = np.asarray(strip).reshape(2, SIDE + 2 * TITLE, -1)
     assert (halves[0] == halves[1]).all()
     assert halves.min() < 100, "nothing was drawn"
 
@@ -157,3 +162,75 @@ def test_refusals_are_one_line(words, said, clip_file, demo, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def run(store, tmp_path):
+    """A run with CSRE whose banks hold a few clips, and scores with two mistakes."""
+    folder, labels = tmp_path / "run", torch.arange(12).repeat(3)
+    settings = {"csre__enabled": True, "csre__dim": 16, "data__path": str(tmp_path / "clips.h5")}
+    encoder = untrained_run(folder, data__benchmark="demo", model__name="tests.engine.tiny:TinyEncoder", **settings)
+    csre = CSRE(encoder.feature_shape, labels, dim=16)
+    with torch.no_grad():
+        csre(torch.randn(36, 2, *encoder.feature_shape), labels, torch.arange(36))
+    for path in (folder / "checkpoints").iterdir():
+        content = {**load_checkpoint(path), "training": {"csre": csre.state_dict()}}
+        save_checkpoint(path, content)
+    store.save(tmp_path / "clips.h5")
+    predicted = store.labels.numpy().copy()
+    wrong = np.flatnonzero(predicted == 2)[:2]
+    predicted[wrong] = 3
+    names = list(store.names)
+    save_scores(
+        folder / "scores_best.npz", Scores(names, store.labels.numpy(), np.eye(12, dtype=np.float32)[predicted])
+    )
+    return folder, names[wrong[0]]
+
+
+def test_confused_pair_of_a_run(run, tmp_path):
+    folder, wrong = run
+    assert show.main(["--run", str(folder), "--confused", "--out", str(tmp_path / "x.html")]) == 0
+    first, second = content_of(tmp_path / "x.html")["clips"]
+    assert first["title"].startswith(f"pick up ({wrong}), predicted: ")
+    assert second["title"].startswith("put down (")
+    assert len(first["frames"]) == 32
+
+
+def test_colours_are_gradient_times_input_of_the_contrast(run, store, tmp_path):
+    folder, _ = run
+    predictor = load_run(folder)
+    csre = explain.load_csre(predictor)
+    clip = store.clip(0).numpy()
+    joints, frames = explain.contributions(predictor, csre, clip, label=4)
+    x = predictor.batch([clip]).x.double()
+    encoder, csre = predictor.encoder.double(), csre.double()
+
+    def similarity(branch: str, axis: int, place: int, factor: float) -> float:
+        scaled = x.clone()
+        scaled.select(axis, place).mul_(factor)
+        with torch.no_grad():
+            query = csre.project(encoder.features(scaled))[branch][0]
+        return float(query @ explain.class_mean(csre, branch, 4, None).double())
+
+    # Scaling a joint by 1 + e changes the similarity by e times the gradient x input of that joint.
+    for weights, branch, axis in ((joints, "spatial", 3), (frames, "temporal", 2)):
+        step = 1e-5
+        slopes = [
+            abs(similarity(branch, axis, place, 1 + step) - similarity(branch, axis, place, 1 - step))
+            for place in range(len(weights))
+        ]
+        assert weights == pytest.approx(np.array(slopes) / max(slopes), abs=1e-3)
+    words = ["--run", str(folder), "--class", "drink", "--explain", "press button", "--out", str(tmp_path / "x.html")]
+    assert show.main(words) == 0
+    content = content_of(tmp_path / "x.html")
+    (shown,) = content["clips"]
+    assert (len(shown["joint_weights"]), len(shown["frame_weights"])) == (25, 32)
+    assert "gradient x input" in content["note"]
+
+
+def test_a_run_without_csre_has_nothing_to_explain(clip_file, tmp_path, capsys):
+    untrained_run(tmp_path / "plain", data__benchmark="demo", model__name="tests.engine.tiny:TinyEncoder")
+    assert show.main([str(clip_file), "--run", str(tmp_path / "plain"), "--explain", "wave"]) == 2
+    assert "trained without CSRE" in capsys.readouterr().err
+    assert show.main([str(clip_file), "--explain", "wave"]) == 2
+    assert "add --run RUN" in capsys.readouterr().err
