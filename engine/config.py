@@ -112,13 +112,16 @@ def run_path(work_dir: str, benchmark: str, name: str) -> Path:
 
 
 def differing_keys(stored: dict[str, Any], config: RunConfig, ignore: Iterable[str] = ()) -> list[str]:
-    """`key: stored -> now` for every setting that defines what a run computes and is not the same."""
-    now = flatten(config)
-    skipped = EXECUTION_KEYS | set(ignore)
+    """`key: stored -> now` for every setting that defines what a run computes and is not the same.
+
+    A setting that is younger than what was stored had its default.
+    """
+    now, skipped = flatten(config), EXECUTION_KEYS | set(ignore)
+    before = {key: leaf.default for key, leaf in LEAVES.items()} | stored
     return [
-        f"{key}: {stored.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        for key in sorted((stored.keys() | now.keys()) - skipped)
-        if stored.get(key) != now.get(key)
+        f"{key}: {before[key]} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() - skipped)
+        if before[key] != now.get(key)
     ]
 
 

@@ -123,7 +123,7 @@ def resume(run: Experiment, path: Path) -> None:
     for name, head in run.heads.items():
         head.load_state_dict(training[name])
     run.counters = counters = Counters(**training["counters"])
-    if path.parent != run.folder.last.parent:  # another folder's: this one gets scores of its own
+    if path.parent.resolve() != run.folder.last.parent.resolve():  # another folder's: this one gets scores of its own
         counters.best_epoch, counters.best_top1 = 0, -1.0
         counters.tested = min(counters.tested, counters.trained - 1) if counters.step == 0 else counters.tested
     of_ranks = training["ranks"]
