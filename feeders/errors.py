@@ -23,6 +23,10 @@ class BadClip(NamedTuple):
     reason: str
 
 
+class UnusableClip(Exception):
+    """Carries the reason from where a reader finds it to its list of bad clips."""
+
+
 class BadClipsError(DataError):
     """Clips of a data set that cannot be used; `bad_clips` holds all of them, and so does the message.
 

@@ -13,17 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from feeders.benchmarks.nw_ucla import NW_UCLA
-from feeders.errors import BadClip, DataError
+from feeders.errors import BadClip, DataError, UnusableClip
 from feeders.store.packed import PackedStore
 
 NUM_JOINTS = 20
 CLASS_OF_ACTION = {action: index for index, action in enumerate((1, 2, 3, 4, 5, 6, 8, 9, 11, 12))}
 """Class index of the action number in a name; actions 7 and 10 do not exist."""
 NAME = re.compile(r"a(?P<action>\d\d)_s(?P<subject>\d\d)_e(?P<replication>\d\d)_v(?P<camera>\d\d)")
-
-
-class _UnusableClip(Exception):
-    """Carries the reason from where it is found to the list of bad clips."""
 
 
 def read_nw_ucla(folder: Path) -> tuple[PackedStore | None, list[BadClip]]:
@@ -43,7 +39,7 @@ def read_nw_ucla(folder: Path) -> tuple[PackedStore | None, list[BadClip]]:
             name = _parse_name(file.stem)
             clips.append(_read_clip(file, CLASS_OF_ACTION[int(name["action"])]))
             names.append(name)
-        except _UnusableClip as reason:
+        except UnusableClip as reason:
             bad.append(BadClip(file.name, str(reason)))
     if not clips:
         return None, bad
@@ -61,11 +57,9 @@ def read_nw_ucla(folder: Path) -> tuple[PackedStore | None, list[BadClip]]:
 def _parse_name(stem: str) -> re.Match[str]:
     name = NAME.fullmatch(stem)
     if name is None:
-        raise _UnusableClip("its name is not of the form aAA_sSS_eEE_vVV.json")
+        raise UnusableClip("its name is not of the form aAA_sSS_eEE_vVV.json")
     if int(name["action"]) not in CLASS_OF_ACTION:
-        raise _UnusableClip(
-            f"its name says action {name['action']}, NW-UCLA has {', '.join(map(str, CLASS_OF_ACTION))}"
-        )
+        raise UnusableClip(f"its name says action {name['action']}, NW-UCLA has {', '.join(map(str, CLASS_OF_ACTION))}")
     return name
 
 
@@ -73,13 +67,13 @@ def _read_clip(file: Path, label: int) -> np.ndarray:
     """The clip as float64 (T, 1, 20, 3), checked against its name and label (a class index)."""
     content = _load_json(file)
     if not isinstance(content, dict):
-        raise _UnusableClip("its JSON is not an object with file_name, label and skeletons")
+        raise UnusableClip("its JSON is not an object with file_name, label and skeletons")
     for key, expected in (("file_name", file.stem), ("label", label + 1)):
         if content.get(key) != expected:
-            raise _UnusableClip(f"{key} is {content.get(key)!r}, its name says {expected!r}")
+            raise UnusableClip(f"{key} is {content.get(key)!r}, its name says {expected!r}")
     frames = content.get("skeletons")
     if not isinstance(frames, list) or not frames:
-        raise _UnusableClip("no frames: skeletons is empty or missing")
+        raise UnusableClip("no frames: skeletons is empty or missing")
     return _to_array(frames)[:, None]
 
 
@@ -87,15 +81,15 @@ def _load_json(file: Path) -> object:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise _UnusableClip(f"cannot be read ({error.strerror})") from error
+        raise UnusableClip(f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
-        raise _UnusableClip("is not text") from None
+        raise UnusableClip("is not text") from None
     if not text.strip():
-        raise _UnusableClip("the file is empty")
+        raise UnusableClip("the file is empty")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _UnusableClip(f"is not JSON ({error})") from None
+        raise UnusableClip(f"is not JSON ({error})") from None
 
 
 def _to_array(frames: list[object]) -> np.ndarray:
@@ -105,13 +99,13 @@ def _to_array(frames: list[object]) -> np.ndarray:
     except ValueError:  # a ragged list
         array = None
     if array is None or array.shape != (len(frames), NUM_JOINTS, 3):
-        raise _UnusableClip(_describe_shape(frames))
+        raise UnusableClip(_describe_shape(frames))
     if array.dtype.kind not in "iuf":
-        raise _UnusableClip("a coordinate is not a number")
+        raise UnusableClip("a coordinate is not a number")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         frame = int(np.flatnonzero(~np.isfinite(array).all(axis=(1, 2)))[0])
-        raise _UnusableClip(f"NaN or infinite coordinate in frame {frame}")
+        raise UnusableClip(f"NaN or infinite coordinate in frame {frame}")
     return array
 
 

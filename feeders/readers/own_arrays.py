@@ -26,14 +26,10 @@ from common.words import did_you_mean
 from feeders.benchmarks import Benchmark
 from feeders.benchmarks.benchmark import SIDE_COLUMN, SIDES
 from feeders.choices import SPLITS, Split
-from feeders.errors import DataError, why
+from feeders.errors import DataError, UnusableClip, why
 from feeders.readers.collector import ClipCollector, Reading
 
 REQUIRED = ("name", "label")
-
-
-class _UnusableClip(Exception):
-    """Carries the reason from where it is found to the list of bad clips."""
 
 
 def read_own_arrays(folder: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
@@ -50,16 +46,16 @@ def read_own_arrays(folder: Path, benchmark: Benchmark, splits: Sequence[Split] 
         name = line["name"].removesuffix(".npy")
         try:
             if name in seen:
-                raise _UnusableClip(f"line {number} of {table.name} names it again")
+                raise UnusableClip(f"line {number} of {table.name} names it again")
             seen.add(name)
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise _UnusableClip("is outside of the folder; names count from it")
+                raise UnusableClip("is outside of the folder; names count from it")
             label = _label(line["label"], collector.class_names)
             metadata = _metadata(line)
             if SIDE_COLUMN in metadata and metadata[SIDE_COLUMN] not in {SIDES[split] for split in splits}:
                 continue
             collector.add(name, label, metadata, _load(folder / f"{name}.npy"))
-        except _UnusableClip as reason:
+        except UnusableClip as reason:
             collector.refuse(name or f"line {number}", str(reason))
     for file in sorted(folder.rglob("*.npy")):
         if (name := file.relative_to(folder).with_suffix("").as_posix()) not in seen:
@@ -102,7 +98,7 @@ def _label(text: str, classes: tuple[str, ...]) -> int:
     try:
         return int(text)
     except ValueError:
-        raise _UnusableClip(f"label {text!r} is not a class of the benchmark{did_you_mean(text, classes)}") from None
+        raise UnusableClip(f"label {text!r} is not a class of the benchmark{did_you_mean(text, classes)}") from None
 
 
 def _metadata(line: dict[str, str]) -> dict[str, int]:
@@ -110,13 +106,13 @@ def _metadata(line: dict[str, str]) -> dict[str, int]:
     for column, text in line.items():
         if column == SIDE_COLUMN:
             if text not in SPLITS:
-                raise _UnusableClip(f"side {text!r} is neither train nor test")
+                raise UnusableClip(f"side {text!r} is neither train nor test")
             metadata[column] = SIDES["train" if text == "train" else "test"]
         elif column not in REQUIRED:
             try:
                 metadata[column] = int(text)
             except ValueError:
-                raise _UnusableClip(f"{column} {text!r} is not an integer") from None
+                raise UnusableClip(f"{column} {text!r} is not an integer") from None
     return metadata
 
 
@@ -125,11 +121,11 @@ def _load(file: Path) -> np.ndarray:
     try:
         array = np.load(file, allow_pickle=False)
     except FileNotFoundError:
-        raise _UnusableClip("there is no such .npy file") from None
+        raise UnusableClip("there is no such .npy file") from None
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
-        raise _UnusableClip(f"is not a readable .npy file ({why(error)})") from None
+        raise UnusableClip(f"is not a readable .npy file ({why(error)})") from None
     if array.dtype.kind not in "fiu":
-        raise _UnusableClip(f"holds {array.dtype}, expected numbers")
+        raise UnusableClip(f"holds {array.dtype}, expected numbers")
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
-        raise _UnusableClip(f"shape {array.shape}, expected (frames, joints, 3) or (frames, persons, joints, 3)")
+        raise UnusableClip(f"shape {array.shape}, expected (frames, joints, 3) or (frames, persons, joints, 3)")
     return array if array.ndim == 4 else array[:, None]
