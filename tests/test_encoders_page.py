@@ -13,7 +13,7 @@ from engine.config import resolve
 from engine.schema import RunConfig
 from model import list_encoders
 from tests.documents import REPOSITORY, read, section, table
-from tools.benchmark_encoder import CLIPS, count_macs, count_parameters
+from tools.benchmark.encoder import CLIPS, count_macs, count_parameters
 
 PAGE = read("docs/encoders.md")
 MAPS = table(section(PAGE, "The map that CSRE contrasts"))

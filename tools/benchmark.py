@@ -1,84 +1,21 @@
-"""Speed and memory, measured: `python tools/benchmark.py csre`, `data`, `encoder`, `fused` or `sharded`.
-
-All ratios come from one run on one machine. `python tools/benchmark.py encoder --help` tells the options of a subject.
-"""
+"""Speed and memory, measured: `python tools/benchmark.py SUBJECT`; the subjects are in the package beside this file."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 # Threads that spin while they wait make everything slower when other programs share the cores. Read when torch is first
 # imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# torch's profiler, which measures memory, would tell of its every start and stop.
+# torch's profiler, which measures memory, would report its every start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
-from common.allocator import keep_freed_memory
-from feeders import DataError
-from model import EncoderError
-from tools import benchmark_csre, benchmark_data, benchmark_encoder, benchmark_fused, benchmark_sharded
-from tools.arguments import count
-
-SUBJECTS = {
-    "csre": benchmark_csre,
-    "data": benchmark_data,
-    "encoder": benchmark_encoder,
-    "fused": benchmark_fused,
-    "sharded": benchmark_sharded,
-}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for, and print it as text and as one line of JSON.
-
-    Returns:
-        The exit code: 0 done; 2 refused, the reason on stderr in one line.
-    """
-    keep_freed_memory()
-    arguments = _parser().parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("tools/benchmark.py: --device cuda: torch finds no GPU here; take --device cpu", file=sys.stderr)
-        return 2
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {name}")
-    try:
-        results = SUBJECTS[arguments.subject].measure(arguments, device)
-    except (DataError, EncoderError) as error:
-        print(f"tools/benchmark.py: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps({"subject": arguments.subject, "torch": torch.__version__, "machine": name, **results}))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tools/benchmark.py", description=__doc__)
-    _add_machine(parser, threads=None, device="cuda" if torch.cuda.is_available() else "cpu")
-    subjects = parser.add_subparsers(dest="subject", required=True)
-    for subject, module in SUBJECTS.items():
-        summary = (module.__doc__ or "").partition("\n")[0]
-        described = subjects.add_parser(subject, help=summary, description=module.__doc__)
-        _add_machine(described, threads=argparse.SUPPRESS, device=argparse.SUPPRESS)  # before or after the subject
-        module.add_arguments(described)
-    return parser
-
-
-def _add_machine(parser: argparse.ArgumentParser, threads: str | None, device: str) -> None:
-    parser.add_argument("--threads", type=count, default=threads, help="CPU threads; default: torch's choice")
-    parser.add_argument("--device", default=device, choices=["cpu", "cuda"], help="default: cuda where there is one")
-
+from tools.benchmark.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

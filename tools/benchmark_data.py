@@ -30,8 +30,8 @@ from feeders.ntu.names import PUBLISHED_FRAMES, get_dataset
 from feeders.ntu.prepare import prepare
 from feeders.store.hdf5 import StoreWriter
 from tools.arguments import count
+from tools.benchmark.timing import median_seconds
 from tools.ntu_clips import generate_names, generate_tree
-from tools.timing import median_seconds
 
 BENCHMARK = "ntu60-xsub"
 DATASET = get_dataset("ntu60")

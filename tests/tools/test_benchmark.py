@@ -13,9 +13,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import list_encoders
-from tools import benchmark_encoder, benchmark_fused
-from tools.benchmark import main
-from tools.benchmark_encoder import CLIPS, count_macs, count_parameters, example
+from tools.benchmark import encoder as benchmark_encoder
+from tools.benchmark import fused as benchmark_fused
+from tools.benchmark import step
+from tools.benchmark.command import main
+from tools.benchmark.encoder import CLIPS, count_macs, count_parameters, example
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -73,6 +75,26 @@ def test_fused_benchmark_prints_a_ratio_for_every_block(results_of, monkeypatch)
     for title, blocks in results["plain_over_fused"].items():
         assert min(blocks.values()) > 0
         assert len([line for line in table if title in line]) == len(blocks)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_step_benchmark_compares_steps_with_and_without_csre(results_of, amp):
+    words = ["--encoders", "hcn", "--batch", "4", "--rows", "400", "--rounds", "1", "--seconds", "0"]
+    results, output = results_of("step", *words, *["--amp"] * amp)
+    row = results["encoders"]["hcn"]
+    assert row["ratio"] == pytest.approx(row["csre_ms"] / row["ms"])
+    assert row["csre_peak_bytes"] > row["peak_bytes"] > 0
+    assert "\nhcn " in output
+
+
+def test_step_benchmark_updates_encoder_and_csre():
+    encoder = CLIPS["nw-ucla"].build("hcn")
+    labels = torch.arange(100) % 10
+    csre = step.filled_csre(encoder.feature_shape, labels)
+    trained = {**dict(encoder.named_parameters()), **dict(csre.heads.named_parameters())}
+    before = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    step.training_step(encoder, csre, example(encoder, 4), labels[:4], torch.arange(4), amp=False)()
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in trained.items())
 
 
 def test_it_runs_as_a_file_and_refuses_in_one_line():

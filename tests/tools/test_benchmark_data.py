@@ -10,7 +10,7 @@ import pytest
 from feeders import PackedStore
 from feeders.ntu.names import get_dataset, parse_name
 from feeders.ntu.raw import parse_skeleton
-from tools.benchmark import main
+from tools.benchmark.command import main
 from tools.benchmark_data import ALL_NUMBERS, COORDINATES, parse_lines, repeat_clips
 from tools.ntu_clips import generate_tree
 

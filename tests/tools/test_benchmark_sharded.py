@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tools.benchmark import main
+from tools.benchmark.command import main
 
 
 @pytest.fixture

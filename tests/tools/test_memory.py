@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tools.memory import peak_bytes
+from tools.benchmark.memory import peak_bytes
 
 MIB = 2**20
 FLOATS = MIB // 4

@@ -8,7 +8,7 @@ import torch
 from graph import get_skeleton
 from model import build_encoder
 from tests.model.parity import largest_difference
-from tools.benchmark_fused import FUSIONS, both_forms
+from tools.benchmark.fused import FUSIONS, both_forms
 
 CASES = [
     pytest.param(fusion, block, channels, id=f"{title}, {block}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.timing import median_seconds
+from tools.benchmark.timing import median_seconds
 
 
 def test_steps_take_turns():

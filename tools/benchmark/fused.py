@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tools.arguments import count, duration
-from tools.benchmark_encoder import CLIPS
-from tools.plain_forms import (
+from tools.benchmark.encoder import CLIPS
+from tools.benchmark.plain_forms import (
     PlainAdaptive,
     PlainBlock,
     PlainBlockGroups,
@@ -25,7 +25,7 @@ from tools.plain_forms import (
     PlainRefined,
     share_weights,
 )
-from tools.timing import median_seconds
+from tools.benchmark.timing import median_seconds
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from csre import CSRE, ContrastOptions, contrast_across_ranks
 from csre.loss import normalise_rows
 from csre.module import BANK_DTYPES
 from tools.arguments import count
-from tools.memory import peak_bytes
+from tools.benchmark.memory import peak_bytes
 
 GIB = 2**30
 BRANCHES = ("spatial", "temporal", "global")

@@ -16,8 +16,7 @@ from graph import get_skeleton
 from model import Encoder, build_encoder
 from tests.csre.reference import reference_contrast
 from tools.arguments import duration
-
-DIM = 256
+from tools.benchmark.step import DIM, filled_csre
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +37,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, fl
     encoder = build_encoder(
         "ctrgcn", skeleton=get_skeleton("ntu"), num_classes=arguments.classes, num_persons=2, window=64
     ).to(device)
-    csre = _filled_csre(encoder.feature_shape, labels).to(device)
+    csre = filled_csre(encoder.feature_shape, labels).to(device)
     batch_labels, batch_indices = labels[indices].to(device), indices.to(device)
 
     ours = _time(_csre_step(csre, batch_labels, batch_indices, device), arguments.seconds)
@@ -66,16 +65,6 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, fl
         "csre_in_training_step_ms": part.median * 1e3,
         "share_of_csre": share,
     }
-
-
-def _filled_csre(feature_shape: tuple[int, int, int], labels: Tensor) -> CSRE:
-    """CSRE with the paper's options whose banks have every row written."""
-    csre = CSRE(feature_shape, labels)
-    every = torch.arange(len(labels))
-    for indices in every.split(4096):
-        rows = {name: normalise_rows(torch.randn(len(indices), DIM)) for name in csre.heads}
-        csre.write(rows, labels[indices], indices)
-    return csre
 
 
 def _csre_step(csre: CSRE, labels: Tensor, indices: Tensor, device: torch.device) -> Callable[[], None]:

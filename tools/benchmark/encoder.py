@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from graph import get_skeleton
 from model import Encoder, EncoderError, build_encoder, list_encoders
 from tools.arguments import count, duration
-from tools.memory import peak_bytes
-from tools.timing import median_seconds
+from tools.benchmark.memory import peak_bytes
+from tools.benchmark.timing import median_seconds
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices whose product tells the machine's rate."""

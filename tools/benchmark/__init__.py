@@ -1,0 +1,1 @@
+"""The subjects of `python tools/benchmark.py`, and what they measure with."""

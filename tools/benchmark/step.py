@@ -1,0 +1,119 @@
+"""Whole training steps with and without CSRE: forward, losses, backward and optimiser, at the published batch.
+
+CSRE's banks are filled beforehand, as after the first epoch. Memory is what a step holds at its peak beyond what stands
+already (weights, optimiser state, banks). Clips are generated and on the device: what reading them costs tells the
+subject `data`. Beside the measured ratios stand those of the paper (Table 8, NTU RGB+D 120, minutes per epoch).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from csre import CSRE
+from csre.loss import normalise_rows
+from model import Encoder, list_encoders
+from tools.arguments import count, duration
+from tools.benchmark.encoder import CLIPS, example
+from tools.benchmark.memory import peak_bytes
+from tools.benchmark.timing import median_seconds
+
+DIM = 256
+"""Of a contrasted feature."""
+ROWS = {"ntu": 40_091, "nw-ucla": 5_100}
+"""Training clips, repeats included: NTU RGB+D 60 X-Sub and NW-UCLA."""
+BATCH = {"ntu": 64, "nw-ucla": 16}
+PUBLISHED_RATIOS = {"agcn": 8.8 / 5.1, "ctrgcn": 23.5 / 19.9}
+"""Minutes per epoch with CSRE over minutes without."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which encoders, and the clips that they get."""
+    parser.add_argument("--encoders", nargs="+", default=list_encoders(), metavar="NAME", help="default: all")
+    parser.add_argument("--benchmark", choices=list(CLIPS), default="nw-ucla", help="whose clips; default: %(default)s")
+    parser.add_argument("--batch", type=count, help="clips of a batch; default: 64 for ntu, 16 for nw-ucla")
+    parser.add_argument(
+        "--rows", type=count, help="rows of CSRE's banks; default: the training clips of NTU60, NW-UCLA"
+    )
+    parser.add_argument("--amp", action="store_true", help="encoder and heads under bfloat16 autocast")
+    parser.add_argument("--rounds", type=count, default=5, help="turns that each step has; medians are reported")
+    parser.add_argument("--seconds", type=duration, default=0.3, help="at least so long per turn; default: %(default)s")
+
+
+def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Print the table; return its numbers, those of each encoder under its name."""
+    clips = CLIPS[arguments.benchmark]
+    batch = arguments.batch or BATCH[arguments.benchmark]
+    rows = arguments.rows or ROWS[arguments.benchmark]
+    results: dict[str, dict[str, float]] = {}
+    print(f"{arguments.benchmark}, {batch} clips, {'bfloat16' if arguments.amp else 'float32'}, banks of {rows:,} rows")
+    print(f"{'encoder':12}{'ms':>9}{'+ CSRE':>9}{'ratio':>8}{'paper':>8}{'clips/s':>10}{'MiB':>8}{'+ CSRE':>8}")
+    for name in arguments.encoders:
+        torch.manual_seed(0)
+        encoder = clips.build(name).to(device)
+        labels = torch.arange(rows) % clips.num_classes
+        csre = filled_csre(encoder.feature_shape, labels).to(device)
+        x = example(encoder, batch).to(device)
+        indices = torch.arange(batch, device=device) % rows
+        classes = labels.to(device)[indices]
+        steps = {
+            "plain": training_step(encoder, None, x, classes, indices, arguments.amp),
+            "csre": training_step(encoder, csre, x, classes, indices, arguments.amp),
+        }
+        seconds = median_seconds(steps, arguments.rounds, arguments.seconds)
+        peaks = {what: peak_bytes(step, device) for what, step in steps.items()}
+        results[name] = row = {
+            "ms": 1e3 * seconds["plain"],
+            "csre_ms": 1e3 * seconds["csre"],
+            "ratio": seconds["csre"] / seconds["plain"],
+            "clips_per_second": batch / seconds["plain"],
+            "peak_bytes": peaks["plain"],
+            "csre_peak_bytes": peaks["csre"],
+        }
+        published = f"{PUBLISHED_RATIOS[name]:.2f}" if name in PUBLISHED_RATIOS else "-"
+        print(
+            f"{name:12}{row['ms']:>9.1f}{row['csre_ms']:>9.1f}{row['ratio']:>8.3f}{published:>8}"
+            f"{row['clips_per_second']:>10.1f}{row['peak_bytes'] / 2**20:>8.0f}{row['csre_peak_bytes'] / 2**20:>8.0f}",
+            flush=True,
+        )
+    return {"benchmark": arguments.benchmark, "batch": batch, "rows": rows, "amp": arguments.amp, "encoders": results}
+
+
+def training_step(
+    encoder: Encoder, csre: CSRE | None, x: Tensor, labels: Tensor, indices: Tensor, amp: bool
+) -> Callable[[], None]:
+    """A step on x (N, 3, T, V, M) with labels (N,), whose rows of the banks are indices (N,)."""
+    parameters = [*encoder.parameters(), *(csre.heads.parameters() if csre is not None else ())]
+    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=4e-4)
+    encoder.train()
+
+    def step() -> None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+            features = encoder.features(x)
+            logits = encoder.classify(features).float()
+            queries = csre.project(features) if csre is not None else {}
+            loss = cross_entropy(logits, labels, label_smoothing=encoder.label_smoothing)
+            losses = [loss, *encoder.own_losses(labels).values()]
+        if csre is not None:
+            csre.write({name: query.detach() for name, query in queries.items()}, labels, indices)
+            losses += csre.contrast(queries, labels, indices).values()
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def filled_csre(feature_shape: tuple[int, int, int], labels: Tensor) -> CSRE:
+    """CSRE with the paper's options whose banks have every row written."""
+    csre = CSRE(feature_shape, labels)
+    every = torch.arange(len(labels))
+    for indices in every.split(4096):
+        rows = {name: normalise_rows(torch.randn(len(indices), DIM)) for name in csre.heads}
+        csre.write(rows, labels[indices], indices)
+    return csre
