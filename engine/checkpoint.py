@@ -83,7 +83,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints of a run that it may go on from, each file once: `last`, then from new to old, then `best`."""
+    """The checkpoints of a run that it may resume from, each file once: `last`, then from new to old, then `best`."""
     named = sorted((path for path in folder.glob("epoch_*.pt") if NAME.fullmatch(path.name)), key=_age)
     found: list[Path] = []
     for path in (folder / "last.pt", *reversed(named), folder / "best.pt"):

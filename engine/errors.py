@@ -37,6 +37,4 @@ class StoppedError(UserError):
 
     def __init__(self, number: int, where: str) -> None:
         self.exit_code = 128 + number
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} {where}; the same command goes on from what is saved"
-        )
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command resumes from there")

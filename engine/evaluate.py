@@ -88,7 +88,12 @@ def predict(
     if wrong:
         listed = ", ".join(feeder.name_of(index) for index in wrong[:8])
         amp = precision(device, config)
-        remedy = "check these clips" if amp == "off" else "use --optim.amp bf16 or off"
+        remedy = "check these clips"
+        if amp != "off":
+            remedy = (
+                "train with --optim.amp bf16 or off and another --name, or test these weights with --phase test "
+                "--optim.amp off"
+            )
         raise NonFiniteLossError(
             f"with optim.amp {amp} the logits of {len(wrong)} test clips are NaN or infinite, such as {listed}; "
             f"{remedy}"

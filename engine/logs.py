@@ -30,7 +30,7 @@ KINDS = ("step", "train", "validation", "test")
 
 
 class Log(Protocol):
-    """What the parts of a run tell their reader through."""
+    """Where the parts of a run report to its reader."""
 
     def say(self, message: str) -> None:
         """A line of text."""
@@ -50,7 +50,8 @@ class SilentLog:
 
 
 class RunLog:
-    """The logs of one run, used as a context manager. A disk that refuses costs lines, not the run: it is told once.
+    """The logs of one run, used as a context manager. A disk that refuses costs lines, not the run; that is
+    said once.
 
     Args:
         folder: the run folder.
@@ -64,7 +65,7 @@ class RunLog:
 
     def __init__(self, folder: Path, trained: int = 0, tested: int = 0, step: int = 0) -> None:
         self.metrics_path = folder / "metrics.jsonl"
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._logger = logging.getLogger(f"run.{folder}")
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
@@ -119,8 +120,8 @@ class RunLog:
 
     def _refused(self, name: str, error: BaseException | None) -> None:
         """Say once for each file that lines of it are being lost."""
-        if name not in self._told:
-            self._told.add(name)
+        if name not in self._reported:
+            self._reported.add(name)
             reason = getattr(error, "strerror", None) or error
             print(f"WARNING: {name} cannot be written ({reason}); lines of it are being lost, the run goes on")
 
@@ -183,7 +184,7 @@ def duration(seconds: float) -> str:
 class _Curves:
     """One event file of TensorBoard, written at once. Raises OSError when the disk refuses, as do the methods.
 
-    The files of earlier processes go away: a run that goes on draws its curves from metrics.jsonl again, so that no
+    The files of earlier processes go away: a resumed run draws its curves from metrics.jsonl again, so that no
     line that was dropped there remains in a curve.
     """
 
@@ -209,7 +210,7 @@ class _Curves:
 
 
 class _TextFile(logging.FileHandler):
-    """A text file whose refusal is told in a line, not with a traceback for every line."""
+    """A text file whose refusal is reported in a line, not with a traceback for every line."""
 
     def __init__(self, path: Path, refused: Callable[[str, BaseException | None], None]) -> None:
         super().__init__(path, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The folder of a run: `<work_dir>/<benchmark>/<name>/`. A run there is gone on with, never deleted or overwritten.
+"""The folder of a run: `<work_dir>/<benchmark>/<name>/`. A run there is resumed, never deleted or overwritten.
 
 config.yaml          every setting, with the origin of each as a comment
 environment.json     versions, device, processor, command line, commit of this project

@@ -1,4 +1,4 @@
-"""The state of a run as one checkpoint, and back: a run that goes on computes what it would have computed.
+"""The state of a run as one checkpoint, and back: a resumed run computes what it would have computed.
 
 What `training` holds of a checkpoint:
 
@@ -37,7 +37,7 @@ from graph.skeleton import Skeleton
 def save(run: Experiment, log: Log) -> bool:
     """Write the checkpoint of this moment; it becomes `last`. False when the disk refuses.
 
-    All ranks take part, the first one writes. If the disk refuses, that is logged and the run goes on: the older
+    All ranks call it, the first one writes. If the disk refuses, that is logged and the run goes on: the older
     checkpoints stay as they are.
 
     Raises:

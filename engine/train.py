@@ -282,7 +282,7 @@ def _undo_of(run: Experiment) -> tuple[list[Tensor], list[Any]]:
 
 
 def _what_is_not_finite(run: Experiment, step: Step, batch: ClipBatch) -> str:
-    """What is NaN or infinite on any rank, where, and in which clips as far as the numbers tell."""
+    """What is NaN or infinite on any rank, where, and in which clips as far as the numbers show."""
     names = [run.train_clips.name_of(int(index)) for index in batch.indices]
     # The square: a coordinate whose square overflows makes the variances of batch normalisation infinite.
     bad = ~torch.isfinite(batch.x.square()).flatten(1).all(dim=1)
