@@ -56,7 +56,7 @@ class Encoder(nn.Module, ABC):
     def __init__(self, *, skeleton: Skeleton, num_classes: int, num_persons: int = 2, window: int = 64) -> None:
         super().__init__()
         if not isinstance(skeleton, Skeleton):
-            raise EncoderError(f"skeleton: {skeleton!r} is no graph.Skeleton; make one with get_skeleton")
+            raise EncoderError(f"skeleton: {skeleton!r} is not a graph.Skeleton; make one with get_skeleton")
         for name, value in (("num_classes", num_classes), ("num_persons", num_persons), ("window", window)):
             check_positive(name, value)
         self.skeleton = skeleton
@@ -166,18 +166,16 @@ class Encoder(nn.Module, ABC):
         if clips.shape[1:] != expected or clips.ndim != 5:
             axes = ("coordinates", "frames (window)", "joints", "persons (num_persons)")
             wrong = [
-                f"{given} {axis} where {wanted} belong"
-                for axis, given, wanted in zip(axes, clips.shape[1:], expected, strict=False)
-                if given != wanted and clips.ndim == 5
+                f"{given} {axis} instead of {needed}"
+                for axis, given, needed in zip(axes, clips.shape[1:], expected, strict=False)
+                if given != needed and clips.ndim == 5
             ]
             raise EncoderError(
                 f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, expected (N, C, T, V, M) = "
                 f"(N, {', '.join(map(str, expected))}){': ' if wrong else ''}{', '.join(wrong)}"
             )
         if clips.shape[0] == 0:  # len() would fix the number of clips in an exported program
-            raise EncoderError(
-                f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, a batch without clips; leave it out"
-            )
+            raise EncoderError(f"{type(self).__name__}: {name} has shape {tuple(clips.shape)}, an empty batch; skip it")
         if not clips.is_floating_point():
             raise EncoderError(
                 f"{type(self).__name__}: {name} is {clips.dtype}, expected a float tensor; call .float()"
@@ -185,29 +183,29 @@ class Encoder(nn.Module, ABC):
 
 
 def check_positive(name: str, value: int) -> None:
-    """Raise EncoderError unless value is a whole number from 1 on."""
+    """Raise EncoderError unless value is an integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise EncoderError(f"{name}: {value!r} is no whole number from 1 on")
+        raise EncoderError(f"{name}: must be an integer >= 1, got {value!r}")
 
 
 def check_multiple(name: str, value: int, divisor: int) -> None:
-    """Raise EncoderError unless value is a whole number from 1 on that divisor divides."""
+    """Raise EncoderError unless value is an integer >= 1 that divisor divides."""
     check_positive(name, value)
     if value % divisor:
         nearest = max(divisor, value // divisor * divisor)
-        raise EncoderError(f"{name}: {value} is no multiple of {divisor}; take {nearest}")
+        raise EncoderError(f"{name}: must be a multiple of {divisor}, got {value}; try {nearest}")
 
 
 def check_probability(name: str, value: float) -> None:
     """Raise EncoderError unless 0 <= value < 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise EncoderError(f"{name}: {value!r} is no probability from 0 to below 1")
+        raise EncoderError(f"{name}: must be a probability in [0, 1), got {value!r}")
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise EncoderError unless value is a finite number from 0 on."""
+    """Raise EncoderError unless value is a finite number >= 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise EncoderError(f"{name}: {value!r} is no number from 0 on")
+        raise EncoderError(f"{name}: must be a number >= 0, got {value!r}")
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong with an encoder; every message names the thing, the reason and the mend."""
+"""What can go wrong with an encoder; every message names the thing, the reason and the fix."""
 
 from __future__ import annotations
 

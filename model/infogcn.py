@@ -85,7 +85,7 @@ class InfoGCN(BlockEncoder):
         for name, value in {**weights, "noise_ratio": noise_ratio, "prior_gain": prior_gain}.items():
             check_not_negative(name, value)
         if not isinstance(sampling, bool):
-            raise EncoderError(f"sampling: {sampling!r} is neither true nor false")
+            raise EncoderError(f"sampling: must be true or false, got {sampling!r}")
         check_probability("label_smoothing", label_smoothing)
         check_probability("dropout", dropout)
         self.label_smoothing = label_smoothing

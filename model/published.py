@@ -1,6 +1,6 @@
 """Import of weights under the names of the published implementations.
 
-For every entry of its own state dict an encoder tells which published tensors it is made of
+For every entry of its own state dict an encoder lists the published tensors that it is made of
 (`Encoder.published_names`): several where it computes parallel layers as one. The rest is alike for all and is here.
 """
 

@@ -53,7 +53,7 @@ def build_encoder(
         window: T, the frames of a clip.
         options: the encoder's own options; its class documents them.
 
-    Raises UnknownEncoderError for an unknown name, EncoderError for a name that is no string, a class that cannot be
+    Raises UnknownEncoderError for an unknown name, EncoderError for a name that is not a string, a class that cannot be
     used, an unknown option or a value out of range.
     """
     encoder_class = _find_class(name)
@@ -82,7 +82,7 @@ def option_defaults(name: str) -> dict[str, Any]:
 def _find_class(name: str) -> type[Encoder]:
     if not isinstance(name, str):
         raise EncoderError(
-            f"encoder: {name!r} is no name; give one of {', '.join(list_encoders())}, or package.module:Class"
+            f"encoder: {name!r} is not a name; use one of {', '.join(list_encoders())}, or package.module:Class"
         )
     target = _targets.get(name, name)
     if isinstance(target, str):
@@ -92,10 +92,10 @@ def _find_class(name: str) -> type[Encoder]:
                 f"{', '.join(list_encoders())}, or give package.module:Class"
             )
         target = import_class(target, "encoder", EncoderError)
-    from model.encoder import Encoder  # imports torch, so not before an encoder is wanted
+    from model.encoder import Encoder  # imports torch, so only when an encoder is needed
 
     if not (isinstance(target, type) and issubclass(target, Encoder)):
-        raise EncoderError(f"encoder {name!r}: {target!r} is no subclass of model.Encoder; derive the class from it")
+        raise EncoderError(f"encoder {name!r}: {target!r} is not a subclass of model.Encoder; derive the class from it")
     return target
 
 

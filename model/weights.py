@@ -67,7 +67,7 @@ def _open(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
-            "is no PyTorch file, or holds Python objects beside tensors and plain containers, which are not loaded "
+            "is not a PyTorch file, or holds Python objects beside tensors and plain containers, which are not loaded "
             "because they could run code; save the state dict alone with torch.save"
         ) from None
     except Exception as error:  # torch reports a damaged file by whatever its unpickler or zip reader met first

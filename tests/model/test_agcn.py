@@ -74,13 +74,13 @@ def test_graph_convolution_one_subset_and_joint_at_a_time(in_channels, out_chann
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_the_giving_half_of_the_embedding_biases_is_dead():
-    """Constant over the joints that the softmax runs over; the receiving half is not."""
+def test_the_source_half_of_the_embedding_biases_is_dead():
+    """Constant over the joints that the softmax runs over; the target half is not."""
     layer = random_layer(8, 8, torch.rand(3, 5, 5, dtype=torch.float64))
     layer(torch.randn(2, 8, 5, 6, dtype=torch.float64)).square().sum().backward()
-    giving, receiving = layer.embeddings.bias.grad.abs().chunk(2)
-    assert giving.max() < 1e-12
-    assert receiving.min() > 1e-6
+    source, target = layer.embeddings.bias.grad.abs().chunk(2)
+    assert source.max() < 1e-12
+    assert target.min() > 1e-6
 
 
 def test_half_precision_does_not_overflow():
@@ -170,9 +170,9 @@ def test_two_blocks_halve_the_frames(window, frames):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base_channels": 6}, "base_channels: 6 is no multiple of 4; take 4"),
-        ({"base_channels": 0}, "base_channels: 0"),
-        ({"dropout": 1.0}, "dropout: 1.0 is no probability"),
+        ({"base_channels": 6}, "base_channels: must be a multiple of 4, got 6; try 4"),
+        ({"base_channels": 0}, "base_channels: must be an integer >= 1, got 0"),
+        ({"dropout": 1.0}, "dropout: must be a probability in \\[0, 1\\), got 1.0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -166,11 +166,11 @@ def test_dropout_acts_in_training_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base_channels": 12}, "base_channels: 12 is no multiple of 8; take 8"),
-        ({"base_channels": 0}, "base_channels: 0"),
-        ({"dropout": 1.0}, "dropout: 1.0 is no probability"),
-        ({"dropout": -0.1}, "dropout: -0.1 is no probability"),
-        ({"dropout": "0.5"}, "dropout: '0.5' is no probability"),
+        ({"base_channels": 12}, "base_channels: must be a multiple of 8, got 12; try 8"),
+        ({"base_channels": 0}, "base_channels: must be an integer >= 1, got 0"),
+        ({"dropout": 1.0}, "dropout: must be a probability in \\[0, 1\\), got 1.0"),
+        ({"dropout": -0.1}, "dropout: must be a probability in \\[0, 1\\), got -0.1"),
+        ({"dropout": "0.5"}, "dropout: must be a probability in \\[0, 1\\), got '0.5'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

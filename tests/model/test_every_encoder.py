@@ -220,10 +220,10 @@ def test_bfloat16_autocast(trained):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 20, 20, 2), "20 frames .* where 16 belong"),
-        ((1, 3, 16, 25, 2), "25 joints where 20 belong"),
-        ((1, 3, 16, 20, 1), "1 persons .* where 2 belong"),
-        ((1, 2, 16, 20, 2), "2 coordinates where 3 belong"),
+        ((1, 3, 20, 20, 2), "20 frames .* instead of 16"),
+        ((1, 3, 16, 25, 2), "25 joints instead of 20"),
+        ((1, 3, 16, 20, 1), "1 persons .* instead of 2"),
+        ((1, 2, 16, 20, 2), "2 coordinates instead of 3"),
         ((3, 16, 20, 2), r"\(3, 16, 20, 2\), expected \(N, C, T, V, M\) = \(N, 3, 16, 20, 2\)$"),
     ],
 )
@@ -235,7 +235,7 @@ def test_clips_of_another_shape_are_refused(trained, shape, message):
 
 
 def test_a_batch_without_clips_is_refused(trained):
-    with pytest.raises(EncoderError, match=r"x has shape \(0, 3, 16, 20, 2\), a batch without clips"):
+    with pytest.raises(EncoderError, match=r"x has shape \(0, 3, 16, 20, 2\), an empty batch"):
         trained(clips(trained, 0))
 
 
@@ -246,12 +246,12 @@ def test_whole_numbers_are_refused(trained):
 
 @pytest.mark.parametrize("argument", ["num_classes", "num_persons", "window"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "2"])
-def test_sizes_that_are_no_counts_are_refused(name, argument, value):
+def test_sizes_that_are_not_counts_are_refused(name, argument, value):
     sizes = {"num_classes": 5, "num_persons": 1, "window": 16} | {argument: value}
-    with pytest.raises(EncoderError, match=f"{argument}: {value!r}"):
+    with pytest.raises(EncoderError, match=f"{argument}: must be an integer >= 1, got {value!r}"):
         build_encoder(name, skeleton=get_skeleton("ntu"), **sizes)
 
 
 def test_a_skeleton_by_name_is_refused(name):
-    with pytest.raises(EncoderError, match=r"skeleton: 'ntu' is no graph\.Skeleton; make one with get_skeleton"):
+    with pytest.raises(EncoderError, match=r"skeleton: 'ntu' is not a graph\.Skeleton; make one with get_skeleton"):
         build_encoder(name, skeleton="ntu", num_classes=5)

@@ -223,9 +223,9 @@ def test_contrasted_features_of_the_last_map_are_free_of_its_dropout():
         ({"feature_map": "unit"}, r"feature_map: 'unit' .*\(did you mean 'units'\?\); known are units, joints"),
         ({"feature_map": None}, "feature_map: None is unknown"),
         ({"feature_map": ["units"]}, r"feature_map: \['units'\] is unknown"),
-        ({"hidden": 0}, "hidden: 0"),
-        ({"dropout": 1.0}, "dropout: 1.0 is no probability"),
-        ({"dropout": "0.5"}, "dropout: '0.5' is no probability"),
+        ({"hidden": 0}, "hidden: must be an integer >= 1, got 0"),
+        ({"dropout": 1.0}, "dropout: must be a probability in \\[0, 1\\), got 1.0"),
+        ({"dropout": "0.5"}, "dropout: must be a probability in \\[0, 1\\), got '0.5'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -239,10 +239,10 @@ def test_dropout_acts_in_training_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 100}, "channels: 100 is no multiple of 36; take 72"),
-        ({"channels": 0}, "channels: 0"),
-        ({"drop_path": 1.0}, "drop_path: 1.0 is no probability"),
-        ({"dropout": -0.1}, "dropout: -0.1 is no probability"),
+        ({"channels": 100}, "channels: must be a multiple of 36, got 100; try 72"),
+        ({"channels": 0}, "channels: must be an integer >= 1, got 0"),
+        ({"drop_path": 1.0}, "drop_path: must be a probability in \\[0, 1\\), got 1.0"),
+        ({"dropout": -0.1}, "dropout: must be a probability in \\[0, 1\\), got -0.1"),
         ({"partition": "publsihed"}, "partition: 'publsihed' is unknown .did you mean 'published'"),
     ],
 )

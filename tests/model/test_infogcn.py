@@ -241,16 +241,16 @@ def test_training_draws_and_features_do_not():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base_channels": 12}, "base_channels: 12 is no multiple of 8; take 8"),
+        ({"base_channels": 12}, "base_channels: must be a multiple of 8, got 12; try 8"),
         ({"order": 0}, "order: must be an integer >= 1, got 0"),
         ({"direction": "sane"}, "direction: 'sane' is unknown"),
-        ({"sampling": "no"}, "sampling: 'no' is neither true nor false"),
-        ({"noise_ratio": -0.5}, "noise_ratio: -0.5 is no number from 0 on"),
-        ({"conditional_weight": "1"}, "conditional_weight: '1' is no number from 0 on"),
-        ({"marginal_weight": math.inf}, "marginal_weight: inf is no number from 0 on"),
-        ({"prior_gain": math.nan}, "prior_gain: nan is no number from 0 on"),
-        ({"label_smoothing": 1.0}, "label_smoothing: 1.0 is no probability"),
-        ({"dropout": -0.1}, "dropout: -0.1 is no probability"),
+        ({"sampling": "no"}, "sampling: must be true or false, got 'no'"),
+        ({"noise_ratio": -0.5}, "noise_ratio: must be a number >= 0, got -0.5"),
+        ({"conditional_weight": "1"}, "conditional_weight: must be a number >= 0, got '1'"),
+        ({"marginal_weight": math.inf}, "marginal_weight: must be a number >= 0, got inf"),
+        ({"prior_gain": math.nan}, "prior_gain: must be a number >= 0, got nan"),
+        ({"label_smoothing": 1.0}, "label_smoothing: must be a probability in \\[0, 1\\), got 1.0"),
+        ({"dropout": -0.1}, "dropout: must be a probability in \\[0, 1\\), got -0.1"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -80,7 +80,9 @@ def test_an_unknown_name_lists_the_nearest(skeleton, given):
 
 @pytest.mark.parametrize("given", [["hcn"], 5, None, CTRGCN])
 def test_what_is_no_name_is_refused(skeleton, given):
-    with pytest.raises(EncoderError, match=f"encoder: {re.escape(repr(given))} is no name; give one of agcn, .*Class$"):
+    with pytest.raises(
+        EncoderError, match=f"encoder: {re.escape(repr(given))} is not a name; use one of agcn, .*Class$"
+    ):
         build_encoder(given, skeleton=skeleton, **SIZES)
 
 
@@ -101,8 +103,8 @@ def test_a_class_by_its_path(skeleton):
     [
         ("no_such_module:Net", "module 'no_such_module' cannot be imported"),
         ("model.ctrgcn:CTRGCM", "has no class 'CTRGCM' .did you mean 'CTRGCN'"),
-        ("model.ctrgcn:math", "is no subclass of model.Encoder"),
-        ("torch.nn:Linear", "is no subclass of model.Encoder"),
+        ("model.ctrgcn:math", "is not a subclass of model.Encoder"),
+        ("torch.nn:Linear", "is not a subclass of model.Encoder"),
         (":Net", "write package.module:Class"),
     ],
 )

@@ -227,7 +227,7 @@ def test_missing_damaged_and_strange_files(encoder, saved, tmp_path):
     whole = saved(encoder.state_dict())
     for content in (whole.read_bytes()[:5000], b"", b"no weights\n", b"\x80\x02garbage"):
         (tmp_path / "damaged.pt").write_bytes(content)
-        with pytest.raises(WeightsError, match=r"damaged.pt: (cannot be read|is no PyTorch file)") as error:
+        with pytest.raises(WeightsError, match=r"damaged.pt: (cannot be read|is not a PyTorch file)") as error:
             load_weights_file(encoder, tmp_path / "damaged.pt")
         assert "\n" not in str(error.value)
 

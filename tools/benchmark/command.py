@@ -1,6 +1,6 @@
 """Speed and memory, measured: `python tools/benchmark.py csre`, `data`, `encoder`, `fused`, `sharded` or `step`.
 
-All ratios come from one run on one machine. `python tools/benchmark.py encoder --help` tells the options of a subject.
+All ratios come from one run on one machine. `python tools/benchmark.py encoder --help` lists the options of a subject.
 """
 
 from __future__ import annotations

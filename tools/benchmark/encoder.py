@@ -27,7 +27,7 @@ from tools.benchmark.memory import peak_bytes
 from tools.benchmark.timing import median_seconds
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the matrices whose product tells the machine's rate."""
+"""Rows and columns of the matrices whose product measures the machine's rate."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def example(encoder: Encoder, num_clips: int) -> Tensor:
 
 
 def _try(step: Callable[[], None], batch: int) -> None:
-    """Take a step for the first time. An encoder that refuses the batch gets told in words of the command line."""
+    """Take a step for the first time. Says in words of the command line why an encoder refuses the batch."""
     try:
         step()
     except EncoderError as error:

@@ -1,8 +1,8 @@
 """Whole training steps with and without CSRE: forward, losses, backward and optimiser, at the published batch.
 
 CSRE's banks are filled beforehand, as after the first epoch. Memory is what a step holds at its peak beyond what stands
-already (weights, optimiser state, banks). Clips are generated and on the device: what reading them costs tells the
-subject `data`. Beside the measured ratios stand those of the paper (Table 8, NTU RGB+D 120, minutes per epoch).
+already (weights, optimiser state, banks). Clips are generated and on the device: what reading them costs is
+the subject `data`. Beside the measured ratios stand those of the paper (Table 8, NTU RGB+D 120, minutes per epoch).
 """
 
 from __future__ import annotations
