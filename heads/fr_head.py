@@ -79,8 +79,9 @@ def refine(
 
     The prototype of a class with true positives keeps the share `momentum` and takes the rest from their mean; any
     other stays as it is. The scores of a clip are its cosines to all prototypes. They enter two cross entropies, each
-    with a term added to the score of the true class: alpha * (cosine to the mean of the class's false negatives - 1),
-    and alpha * (-cosine to the mean of the class's false positives - 1). A class without them has no term.
+    with a term added to the score of the true class: alpha * (1 - p) * (cosine to the mean of the class's false
+    negatives - 1), and alpha * (1 - p) * (-cosine to the mean of the class's false positives - 1), p being the clip's
+    probability of its class. A class without them has no term. For the other versions see docs/heads.md.
 
     Args:
         vectors: (G, D) float32 or float64, with gradient. Rows that are not finite enter no mean.
