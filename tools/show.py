@@ -17,13 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
 from common.front_door import run_command
 from common.words import did_you_mean
-from engine.figures import worst_pairs
 from engine.predictor import Predictor, load_run
 from feeders import STREAMS, VARIANTS, Benchmark, ClipBatch, Feeder, PackedStore, get_benchmark, open_store
 from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip
@@ -130,10 +128,14 @@ def confused_pair(run: Path) -> list[str]:
     Raises:
         ScoresError: the run has no score file. ShowError: it makes no mistake.
     """
+    from engine.figures import worst_pairs  # imports matplotlib, which showing clips does without
+
     scores = load_scores(run / "scores_best.npz")
     assert scores.labels is not None, "our own score files carry labels"
     predicted = scores.logits.argmax(axis=1)
-    pairs = worst_pairs(confusion_matrix(scores.labels, predicted, labels=range(scores.logits.shape[1])), number=1)
+    confusion = np.zeros((scores.logits.shape[1],) * 2, np.int64)
+    np.add.at(confusion, (scores.labels, predicted), 1)
+    pairs = worst_pairs(confusion, number=1)
     if not pairs:
         raise ShowError(f"{run}: confuses no clip; choose clips with --class or --name")
     true, taken_for = pairs[0][:2]
