@@ -331,6 +331,8 @@ def _compare(words: list[str]) -> None:
         honest = all(run.validated for run in [*baseline, *others])
         chosen_on = f", chosen on {'held-out training clips' if honest else 'these same test clips'}"
     notes = [f"{len(pairs[0][0].labels)} test clips; {options.epoch} epoch{chosen_on}."]
+    if len(pairs) > 1:
+        notes.append(f"Below the accuracies by seed, every clip counts {len(pairs)} times, once for each seed.")
     paired = {run.folder for pair in pairs for run in pair}
     alone = [str(run.folder) for run in [*baseline, *others] if run.folder not in paired]
     if alone:

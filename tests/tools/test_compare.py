@@ -95,6 +95,7 @@ def test_what_is_written(tmp_path, capsys):
         "Mean difference +3.33 points over 2 pairs of seeds, 95 % interval +3.33 to +3.33; it does not hold 0." in text
     )
     assert (out / "comparison.txt").read_text() in text
+    assert "every clip counts 2 times" in text
 
     def rows(name):
         return list(csv.reader((out / f"{name}.csv").open()))
