@@ -1,0 +1,102 @@
+"""Draw the figures of a finished run again: `python tools/figures.py RUN [--classes NAME NAME ...]`.
+
+For runs that were trained with --log.figures false or by an earlier version, and for a t-SNE that shows chosen classes
+in colour and all others in grey. Needs the run folder alone, nothing of the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
+
+import numpy as np
+
+from common.errors import UserError
+from common.front_door import run_command
+from common.words import did_you_mean
+from engine.evaluate import measure
+from engine.figures import FEW, confused_classes, draw_confusion, draw_curves, draw_per_class, draw_tsne
+from engine.logs import read_records
+from engine.report_page import write_page
+from engine.run_folder import RunFolder
+from fusion.scores import load_scores
+
+
+class FiguresError(UserError):
+    """A run whose figures cannot be drawn, or classes that it does not have."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
+    options = _parser().parse_args(argv)
+    return run_command("tools/figures.py", lambda: draw(options.run, options.classes))
+
+
+def draw(run: Path, classes: Sequence[str]) -> None:
+    """Draw everything that the folder has the numbers of, and renew report.html.
+
+    Raises:
+        FiguresError: no finished run there; an unknown class; more classes than can be told apart.
+        ScoresError: a damaged score file.
+    """
+    folder, figures = RunFolder(run), run / "figures"
+    if not (run / "results.json").exists():
+        raise FiguresError(f"{run}: no results.json in it; name the folder of a finished run")
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    selections = [selection for selection in ("best", "last", "test") if selection in results]
+    names = list(results[selections[0]]["per_class"])
+    chosen = [_find(name, names) for name in classes]
+    if len(chosen) > FEW:
+        raise FiguresError(f"--classes: {len(chosen)} given; at most {FEW} can be told apart")
+    figures.mkdir(exist_ok=True)
+    title = ", ".join(
+        [" + ".join([results["encoder"], *results.get("heads", ())]), results["stream"], results["benchmark"]]
+    )
+    for selection in selections:
+        scores = load_scores(folder.scores(selection))
+        assert scores.labels is not None, "our own score files carry labels"
+        accuracy = measure(scores.logits, scores.labels)
+        heading = f"{title}, {selection}" + (f" epoch {scores.epoch}" if scores.epoch is not None else "")
+        draw_confusion(accuracy, names, heading, figures / f"confusion_{selection}.png")
+        draw_per_class(accuracy, names, heading, figures / f"per_class_{selection}.png")
+    if records := read_records(folder.metrics):
+        draw_curves(records, title, figures / "curves.png")
+    if (run / "tsne.npz").exists():  # of the weights tested last, which `heading` names
+        with np.load(run / "tsne.npz") as stored:
+            points, labels = stored["points"], stored["labels"]
+        draw_tsne(points, labels, names, heading, figures / "tsne.png", chosen or confused_classes(accuracy.confusion))
+    elif classes:
+        raise FiguresError(f"{run}: no tsne.npz in it; test the run again with --log.tsne_clips 1000")
+    write_page(run)
+    print(figures)
+
+
+def _find(word: str, names: Sequence[str]) -> int:
+    lower = [name.lower() for name in names]
+    if word.lower() not in lower:
+        raise FiguresError(f"--classes {word!r} is unknown{did_you_mean(word, names)}; the run has {len(names)} others")
+    return lower.index(word.lower())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/figures.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"classes that the t-SNE colours (default: all of up to {FEW}, else those confused most)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
