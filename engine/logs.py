@@ -159,6 +159,7 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 def progress(items: Iterable[Any], what: str, total: int | None = None, done: int = 0) -> tqdm[Any]:
     """The items, with a bar on a terminal that goes away when they are done; `done` of the total were done before."""
+    columns, rows = shutil.get_terminal_size()  # some terminals say 0 x 0, which hides the bar; this says 80 x 24 then
     return tqdm(
         items,
         desc=what,
@@ -166,7 +167,8 @@ def progress(items: Iterable[Any], what: str, total: int | None = None, done: in
         initial=done,
         leave=False,
         disable=None,  # where there is no terminal, so that logs in files stay readable
-        ncols=shutil.get_terminal_size().columns,  # which some terminals give as 0
+        ncols=columns,
+        nrows=rows,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
     )
 

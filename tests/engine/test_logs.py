@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -64,6 +68,23 @@ def test_any_flipped_bit_costs_a_line_at_most_and_is_said(written, tmp_path, cap
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_bar_is_there_on_a_terminal_without_a_size():
+    pid, terminal = pty.fork()  # its size is 0 x 0
+    if pid == 0:
+        sys.stderr = open(2, "w")  # noqa: SIM115 - not what pytest put in its place
+        bar = progress(range(2), "epoch 3/65", 2)
+        for _ in bar:
+            bar.set_postfix_str("loss 1.234, run ends in 2:03:04")
+        os._exit(0)
+    shown = b""
+    with suppress(OSError):  # how Linux says that the other side is closed
+        while part := os.read(terminal, 1000):
+            shown += part
+    os.waitpid(pid, 0)
+    assert "epoch 3/65" in shown.decode()
+    assert "loss 1.234, run ends in 2:03:04" in shown.decode()
 
 
 def test_progress_yields_the_items():
