@@ -77,23 +77,38 @@ def test_fused_benchmark_prints_a_ratio_for_every_block(results_of, monkeypatch)
         assert len([line for line in table if title in line]) == len(blocks)
 
 
-@pytest.mark.parametrize("amp", [False, True])
-def test_step_benchmark_compares_steps_with_and_without_csre(results_of, amp):
-    words = ["--encoders", "hcn", "--batch", "4", "--rows", "400", "--rounds", "1", "--seconds", "0"]
+@pytest.mark.parametrize(("head", "amp"), [("csre", False), ("csre", True), ("fr_head", False)])
+def test_step_benchmark_compares_steps_with_and_without_a_head(results_of, head, amp):
+    encoder = "hcn" if head == "csre" else "ctrgcn"
+    words = ["--encoders", encoder, "--head", head, "--batch", "4", "--rows", "400", "--rounds", "1", "--seconds", "0"]
     results, output = results_of("step", *words, *["--amp"] * amp)
-    row = results["encoders"]["hcn"]
-    assert row["ratio"] == pytest.approx(row["csre_ms"] / row["ms"])
-    assert row["csre_peak_bytes"] > row["peak_bytes"] > 0
-    assert "\nhcn " in output
+    row = results["encoders"][encoder]
+    assert row["ratio"] == pytest.approx(row["head_ms"] / row["ms"])
+    assert row["head_peak_bytes"] > row["peak_bytes"] > 0
+    assert f"\n{encoder} " in output
+
+
+def test_step_benchmark_names_an_encoder_that_cannot_have_the_head(results_of):
+    results, output = results_of("step", "--encoders", "hcn", "--head", "skeleton_gcl")
+    assert results["encoders"] == {}
+    assert "skeleton_gcl: SkeletonGCLHead reads relations" in output
+
+
+@pytest.mark.parametrize("section", ["csre", "skeleton_gcl"])
+def test_step_benchmark_fills_banks(section):
+    head = step.filled_head(section, CLIPS["nw-ucla"].build("ctrgcn"), torch.arange(100) % 10)
+    written = [value for name, value in head.state_dict().items() if name.endswith("written")]
+    assert written
+    assert all(value.all() for value in written)
 
 
 def test_step_benchmark_updates_encoder_and_csre():
     encoder = CLIPS["nw-ucla"].build("hcn")
     labels = torch.arange(100) % 10
-    csre = step.filled_csre(encoder.feature_shape, labels)
-    trained = {**dict(encoder.named_parameters()), **dict(csre.heads.named_parameters())}
+    head = step.filled_head("csre", encoder, labels)
+    trained = {**dict(encoder.named_parameters()), **dict(head.trained.named_parameters())}
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    step.training_step(encoder, csre, example(encoder, 4), labels[:4], torch.arange(4), amp=False)()
+    step.training_step(encoder, {"csre": head}, example(encoder, 4), labels[:4], torch.arange(4), amp=False)()
     assert all(not torch.equal(parameter, before[name]) for name, parameter in trained.items())
 
 
