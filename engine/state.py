@@ -117,7 +117,8 @@ def resume(run: Experiment, path: Path) -> None:
     run.encoder.load_state_dict(training["encoder"])
     run.optimizer.load_state_dict(training["optimizer"])
     run.schedule.load_state_dict(training["schedule"])
-    run.scaler.load_state_dict(training["scaler"])
+    if training["scaler"]:  # empty where the run was in another precision, as `optim.amp: auto` is on the CPU
+        run.scaler.load_state_dict(training["scaler"])
     if run.average is not None:
         run.average.load_state_dict(training["average"])
     for name, head in run.heads.items():

@@ -46,6 +46,17 @@ def test_what_is_saved_comes_back(call, run):
         assert equal(dict(one.state_dict()), dict(two.state_dict()))
 
 
+def test_a_run_in_float32_on_the_cpu_goes_on_in_float16_elsewhere(call, run, monkeypatch):
+    """`optim.amp: auto` is float32 on the CPU, where the gradient scaler has no state."""
+    run.counters.trained = 1
+    save(run, SilentLog())
+    monkeypatch.setattr("engine.optim.precision", lambda *_: "fp16")
+    other = built(call)
+    assert other.scaler.is_enabled()
+    resume(other, run.folder.last)
+    assert other.counters.trained == 1
+
+
 def test_a_run_that_starts_from_another_folder_has_its_own_best(call, run):
     run.counters.trained, run.counters.tested, run.counters.best_top1 = 1, 1, 90.0
     save(run, SilentLog())
