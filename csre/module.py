@@ -141,7 +141,7 @@ class BankContrast(nn.Module):
         self, unit_rows: dict[str, Tensor], labels: Tensor, indices: Tensor
     ) -> list[tuple[str, ClassSortedBank]]:
         banks = cast("list[tuple[str, ClassSortedBank]]", list(self.banks.items()))
-        name, bank = banks[0]  # one look suffices: all branches see the same clips and the same training set
+        name, bank = banks[0]  # one check suffices: all branches see the same clips and the same training set
         check_shapes(len(unit_rows[name]), labels, indices)
         _check_values(labels, indices, bank.labels)
         return banks
