@@ -9,6 +9,7 @@ device: what reading them costs is the subject `data`. Beside the ratios measure
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows", type=count, help="rows of memory banks; default: the training clips of NTU60, NW-UCLA"
     )
     parser.add_argument("--amp", action="store_true", help="encoder and heads under bfloat16 autocast")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="processor time of all threads instead of wall-clock time: steadier where other programs share the CPU",
+    )
     parser.add_argument("--rounds", type=count, default=5, help="turns that each step has; medians are reported")
     parser.add_argument("--seconds", type=duration, default=0.3, help="at least so long per turn; default: %(default)s")
 
@@ -58,6 +64,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
     clips = CLIPS[arguments.benchmark]
     batch = arguments.batch or BATCH[arguments.benchmark]
     rows = arguments.rows or ROWS[arguments.benchmark]
+    clock = time.process_time if arguments.processor_time else time.perf_counter
     results: dict[str, dict[str, float]] = {}
     print(f"{arguments.benchmark}, {batch} clips, {'bfloat16' if arguments.amp else 'float32'}, banks of {rows:,} rows")
     title, published_ratios = f"+ {HEADS[arguments.head].title}", PUBLISHED_RATIOS if arguments.head == "csre" else {}
@@ -79,7 +86,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
             "plain": training_step(encoder, {}, x, classes, indices, arguments.amp),
             "head": training_step(encoder, heads, x, classes, indices, arguments.amp),
         }
-        seconds = median_seconds(steps, arguments.rounds, arguments.seconds)
+        seconds = median_seconds(steps, arguments.rounds, arguments.seconds, clock)
         peaks = {what: peak_bytes(step, device) for what, step in steps.items()}
         results[name] = row = {
             "ms": 1e3 * seconds["plain"],

@@ -10,28 +10,34 @@ from time import perf_counter
 import torch
 
 
-def median_seconds(steps: Mapping[str, Callable[[], object]], rounds: int, at_least: float = 0.0) -> dict[str, float]:
+def median_seconds(
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    at_least: float = 0.0,
+    clock: Callable[[], float] = perf_counter,
+) -> dict[str, float]:
     """Seconds that one call of each step takes: the median over the rounds, in each of which every step has its turn.
 
     Every step is called twice before, once to warm up and once to see how often a turn repeats it to last `at_least`
-    seconds. Waits for the GPU where there is one.
+    seconds. Waits for the GPU where there is one. `clock` returns seconds: perf_counter, or process_time for the
+    processor time of all threads.
     """
     repeats = {}
     for name, step in steps.items():
         step()
-        repeats[name] = max(1, math.ceil(at_least / _seconds(step)))
-    turns = [{name: _seconds(step, repeats[name]) for name, step in steps.items()} for _ in range(rounds)]
+        repeats[name] = max(1, math.ceil(at_least / _seconds(step, 1, clock)))
+    turns = [{name: _seconds(step, repeats[name], clock) for name, step in steps.items()} for _ in range(rounds)]
     return {name: median(turn[name] for turn in turns) for name in steps}
 
 
-def _seconds(step: Callable[[], object], times: int = 1) -> float:
+def _seconds(step: Callable[[], object], times: int, clock: Callable[[], float]) -> float:
     """Mean time of so many calls."""
     _wait()
-    start = perf_counter()
+    start = clock()
     for _ in range(times):
         step()
     _wait()
-    return (perf_counter() - start) / times
+    return (clock() - start) / times
 
 
 def _wait() -> None:
