@@ -94,7 +94,9 @@ class OptimConfig:
         64, "clips per training step, over all processes; an epoch's last incomplete batch is dropped", at_least=1
     )
     test_batch_size: int = option(
-        64, "clips per evaluation step; scores depend on it under BlockGCN's topologies published and matched alone", at_least=1
+        64,
+        "clips per evaluation step; scores depend on it under BlockGCN's topologies published and matched alone",
+        at_least=1,
     )
     epochs: int = option(65, "epochs to train; may be raised later to continue a finished run", at_least=1)
     patience: int | None = option(
