@@ -3,6 +3,7 @@
     python tools/record.py work_dir/nw-ucla/hcn_csre_joint ...
     python ensemble.py RUN... --output fused.json && python tools/record.py fused.json
     python tools/record.py results/*/*.json     # after a change of configurations: renew their commands
+    python tools/record.py work_dir/nw-ucla/hcn_csre_joint --weights    # recorded runs: their encoder into weights/
 
 `tools/runs.py` says what a record holds. tools/tables.py makes the tables of results of them.
 """
@@ -14,6 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,48 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 
 from common.files import write_atomically
 from common.front_door import run_command
-from tools.runs import RESULTS, Record, RecordError, heads_of, read_json, record_of, renewed, settings_of
+from tools.runs import (
+    REPOSITORY,
+    RESULTS,
+    Record,
+    RecordError,
+    heads_of,
+    load_records,
+    read_json,
+    record_of,
+    renewed,
+    settings_of,
+)
+from tools.tables import formatted, title_of
+
+WEIGHTS = REPOSITORY / "weights"
+PAGE = """# Weights
+
+Encoders of finished full-length runs after their **last epoch**, without training heads, stored in float16. Top-1 in
+percent; the best epoch was chosen on these same test clips, is given for comparison only and is not in the files.
+
+{table}
+
+The command tests the file, on clips that `--data.path` names where they are elsewhere; without its last four words it
+trains the run again. A file is a plain state dict, tensors alone, so what it was trained with is named beside it:
+
+```
+python tools/predict.py CLIP --weights weights/BENCHMARK/NAME.pt --config CONFIG
+```
+
+In Python, `model.load_weights_file(encoder, path)` fills an encoder with it, and
+`engine.predictor.load_run(path, settings=...)` gives the encoder with its preprocessing. A test loads every file and,
+where the clips are there, gets the accuracy of the last epoch to the clip. This page is made by
+`python tools/record.py RUN... --weights`, which adds the weights of recorded runs.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
     options = _parser().parse_args(argv)
-    return run_command("tools/record.py", lambda: _record(options))
+    return run_command(
+        "tools/record.py", lambda: ship(options.sources, options.results) if options.weights else _record(options)
+    )
 
 
 def ensemble_record(fusion: dict[str, Any]) -> Record:
@@ -72,6 +109,59 @@ def ensemble_record(fusion: dict[str, Any]) -> Record:
         "weights": fusion["weights"],
         "members": members,
     }
+
+
+def ship(folders: Sequence[Path], results: Path = RESULTS, weights: Path = WEIGHTS) -> None:
+    """Write the encoder of recorded runs (last epoch, float16, tensors alone), and the page that lists all of them.
+
+    Raises:
+        RecordError: a run without a record, or whose record is of another training.
+        RunError: a run without its last checkpoint.
+    """
+    import torch  # takes seconds, which a wrong name need not wait for
+
+    from engine.checkpoint import load_checkpoint
+
+    for folder in folders:
+        source = results / folder.resolve().parent.name / f"{folder.resolve().name}.json"
+        if not source.exists():
+            raise RecordError(f"{folder}: has no record {source}; record the run first, without --weights")
+        record = read_json(source)
+        if record_of(folder, record["config"])["curve"] != record["curve"]:
+            raise RecordError(f"{source}: of another training than {folder}; record this one under a name of its own")
+        state = load_checkpoint(folder / "checkpoints" / "last.pt")["encoder"]
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        file = weights / record["benchmark"] / f"{record['name']}.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, partial(torch.save, state))
+        print(file)
+    write_atomically(weights / "README.md", lambda out: out.write(weights_page(results, weights).encode()))
+
+
+def weights_page(results: Path = RESULTS, weights: Path = WEIGHTS) -> str:
+    """weights/README.md: a row for each file of weights, from the records of their runs."""
+    rows = [
+        ["encoder", "benchmark", "stream", "epoch", "top-1 last", "top-1 best", "seed", "weights", "record", "command"]
+    ]
+    for record in load_records(results):
+        file = f"{record['benchmark']}/{record['name']}"
+        if (weights / f"{file}.pt").exists():
+            best = record["best"]
+            rows.append(
+                [
+                    title_of(record["encoder"], record["heads"]),
+                    record["benchmark"],
+                    record["stream"],
+                    str(record["last"]["epoch"]),
+                    f"{record['last']['top1']:.2f}",
+                    f"{best['top1']:.2f} (epoch {best['epoch']})",
+                    str(record["seed"]),
+                    f"[{record['name']}.pt]({file}.pt)",
+                    f"[record](../results/{file}.json)",
+                    f"{record['command']} --phase test --weights weights/{file}.pt",
+                ]
+            )
+    return PAGE.format(table=formatted(rows, "markdown"))
 
 
 def _record(options: argparse.Namespace) -> None:
@@ -133,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--commit", metavar="HASH", help="commit of the training, for run folders that do not say")
     add("--config", metavar="FILE", help="configuration to repeat the run with (default: that of its command line)")
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where records go (default: results/)")
+    add("--weights", action="store_true", help="write the encoders of runs recorded in results/ into weights/")
     add("--replace", action="store_true", help="replace other records of the same name")
     return parser
 

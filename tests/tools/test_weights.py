@@ -1,0 +1,79 @@
+"""The files in weights/: small, tensors alone, and as accurate as the records of their runs say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from engine.config import resolve
+from engine.evaluate import predict
+from engine.predictor import load_run
+from engine.schema import OptimConfig, flatten
+from feeders import Feeder
+from feeders.open import open_store
+from tests.tools.test_record import write_run
+from tools.record import WEIGHTS, main, weights_page
+from tools.runs import REPOSITORY, RESULTS, read_json
+
+FILES = sorted(path.relative_to(WEIGHTS).as_posix() for path in WEIGHTS.glob("*/*.pt"))
+CLIPS = {"nw-ucla": "data/NW-UCLA/all_sqe"}
+"""Benchmark -> its clips in the folder of reference material."""
+
+
+def record_of_file(file):
+    return read_json(RESULTS / file.replace(".pt", ".json"))
+
+
+def load(file):
+    configs = [word for name in record_of_file(file)["config"].split("+") for word in ("--config", REPOSITORY / name)]
+    return load_run(WEIGHTS / file, settings=flatten(resolve([*map(str, configs)]).config))
+
+
+def test_the_page_lists_the_files_as_the_records_say():
+    """`python tools/record.py --weights RUN...` makes it anew."""
+    page = (WEIGHTS / "README.md").read_text()
+    assert FILES
+    assert page == weights_page()
+    assert all(f"]({file})" in page for file in FILES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_is_small_and_holds_tensors_alone(file):
+    assert (WEIGHTS / file).stat().st_size <= 6e6
+    state = torch.load(WEIGHTS / file, weights_only=True)
+    assert all(isinstance(tensor, torch.Tensor) and tensor.isfinite().all() for tensor in state.values())
+    assert state.keys() == load(file).encoder.state_dict().keys()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_is_as_accurate_as_its_record_to_the_clip(file, shared):
+    record, predictor = record_of_file(file), load(file)
+    folder = shared / CLIPS[record["benchmark"]]
+    if not folder.is_dir():
+        pytest.skip(f"no clips at {folder}")
+    feeder = Feeder(
+        open_store(predictor.benchmark, folder, splits=("test",)).store,
+        predictor.benchmark,
+        "test",
+        stream=record["stream"],
+        variant=predictor.settings["data.variant"],
+        window=predictor.window,
+    )
+    logits = predict(predictor.encoder, feeder, OptimConfig(amp="off"), torch.device("cpu"))
+    correct = int((torch.from_numpy(logits).argmax(1) == feeder.labels).sum())
+    assert correct == sum(last for _, last, _ in record["classes"].values())
+    assert 100 * correct / len(logits) == pytest.approx(record["last"]["top1"], abs=1e-3)
+
+
+def test_weights_of_another_training_than_the_recorded_one_are_refused(tmp_path, capsys):
+    folder, words = write_run(tmp_path), ["--results", str(tmp_path / "results")]
+    assert main([str(folder), "--weights", *words]) == 2
+    assert "record the run first" in capsys.readouterr().err
+    assert main([str(folder), *words]) == 0
+    metrics = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    metrics.write_text("\n".join(json.dumps(line | {"top1": 1.0} if "top1" in line else line) for line in lines))
+    assert main([str(folder), "--weights", *words]) == 2
+    assert "of another training" in capsys.readouterr().err
