@@ -47,6 +47,12 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # Mappings that merge mappings that merge ... multiply, like aliases, but before `_check_size` sees them.
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES:,} values")
+
 
 _Loader.add_implicit_resolver(
     f"{_TAG}float",
@@ -94,7 +100,7 @@ def parse_yaml(text: str, place: str) -> Any:
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not readable as YAML"
         raise YamlError(f"{place}{where}: not valid YAML ({problem}); fix this line") from None
-    except (RecursionError, ValueError) as error:
+    except Exception as error:  # PyYAML raises whatever an explicit tag (`!!bool maybe`) or too many levels lead to
         raise YamlError(f"{place}: not usable ({error}); write a plain mapping of keys and values") from None
     return content
 

@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise kind(f"{path}: not a readable checkpoint ({reason}); use another one, or --resume never") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ForeignFileError(f"{path}: not a checkpoint of a run; to start from published weights use --weights")
-    if content.get("version") != VERSION:
+    if str(content.get("version")) != str(VERSION):  # in a foreign file it may be anything
         raise RunError(
             f"{path}: checkpoint version {content.get('version')}, this program reads {VERSION}; use the release that "
             "wrote it"

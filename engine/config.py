@@ -108,7 +108,7 @@ def resolve(argv: Sequence[str]) -> Resolved | None:
 
 def run_path(work_dir: str, benchmark: str, name: str) -> Path:
     """The folder of a run."""
-    return Path(work_dir) / benchmark_name(benchmark) / name
+    return user_path(work_dir) / benchmark_name(benchmark) / name
 
 
 def differing_keys(stored: dict[str, Any], config: RunConfig, ignore: Iterable[str] = ()) -> list[str]:

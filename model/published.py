@@ -230,7 +230,7 @@ def load_checked(
             misshaped[ours] = {name: tuple(part.shape) for name, part in given.items() if part is not None}
     if misshaped:
         raise WeightsError(_describe_shapes(encoder, misshaped))
-    broken = [ours for ours, tensor in fitting.items() if not torch.isfinite(tensor).all()]
+    broken = [ours for ours, tensor in fitting.items() if not torch.isfinite(tensor.float()).all()]
     if broken:
         raise WeightsError(f"{_first_few('tensors with NaN or infinity', broken)}; the training had failed by then")
     encoder.load_state_dict(fitting)
@@ -240,11 +240,12 @@ def _describe_shapes(encoder: Encoder, misshaped: Mapping[str, Mapping[str, tupl
     """What to say of tensors of another shape: our names -> the names and shapes that came."""
     bias = f"{encoder.classifier}.bias"
     if bias in misshaped and misshaped.keys() <= {bias, f"{encoder.classifier}.weight"}:
-        (classes,) = next(iter(misshaped[bias].values()))
-        return (
-            f"the weights are for {classes} classes, the encoder has {encoder.num_classes}; build it with "
-            f"num_classes={classes}, or take weights of the same benchmark"
-        )
+        shape = next(iter(misshaped[bias].values()))
+        if len(shape) == 1:
+            return (
+                f"the weights are for {shape[0]} classes, the encoder has {encoder.num_classes}; build it with "
+                f"num_classes={shape[0]}, or take weights of the same benchmark"
+            )
     own = encoder.state_dict()
     described = [
         f"{' + '.join(f'{name} {shape}' for name, shape in given.items())}, expected {tuple(own[ours].shape)}"

@@ -54,7 +54,7 @@ def _keep_classifier(encoder: Encoder, state: dict[str, Tensor], published: bool
     for ours, own in encoder.state_dict().items():
         name = names[ours].names[0] if ours in names and names[ours].names else ours
         given = state.get(name)
-        if ours.startswith(f"{encoder.classifier}.") and given is not None and len(given) != len(own):
+        if ours.startswith(f"{encoder.classifier}.") and given is not None and given.ndim and len(given) != len(own):
             kept = f" but their classifier of {len(given)} classes; that of {len(own)} classes starts from scratch"
             state[name] = own
     return kept
@@ -88,6 +88,8 @@ def _find_state(content: Any) -> dict[str, Tensor]:
             raise WeightsError(f"{name!r} stands where a name belongs; save a state dict")
         if not isinstance(tensor, Tensor):
             raise WeightsError(f"{name!r} is a {type(tensor).__name__} where a tensor belongs; save a state dict")
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            raise WeightsError(f"{name!r} is sparse, quantised or without content; save it as a plain dense tensor")
+        if tensor.is_nested or tensor.layout != torch.strided:
+            raise WeightsError(f"{name!r} is sparse or nested; save it as a plain dense tensor")
+        if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+            raise WeightsError(f"{name!r} is quantised, complex or without content; save it as a plain tensor")
     return without_wrapper_prefix(content)

@@ -28,6 +28,7 @@ def test_content(tmp_path, text, content):
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+MERGED = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 10))
 
 
 @pytest.mark.parametrize(
@@ -39,11 +40,18 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         ("[" * 5000, "not usable"),
         ("a: " + "[" * 30 + "]" * 30, "levels deep"),
         (LAUGHS, "values"),
+        (MERGED, "values"),
+        ("a: !!bool maybe", "not usable"),
+        ("a: !!timestamp noon", "not usable"),
+        ("a: !!int ''", "not usable"),
         ("? [a, b]\n: 1", "one word"),
         ("a: !!python/object:os.system {}", "not valid YAML"),
         ("x" * 1_000_001, "larger"),
     ],
-    ids=["twice", "syntax", "recursive", "thousands of levels", "deep", "aliases", "key", "code", "large"],
+    ids=[
+        *("twice", "syntax", "recursive", "thousands of levels", "deep", "aliases", "merges"),
+        *("truth value", "time", "empty integer", "key", "code", "large"),
+    ],
 )
 def test_refused_in_one_line(tmp_path, text, reason):
     path = tmp_path / "file.yaml"

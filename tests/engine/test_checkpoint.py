@@ -42,7 +42,8 @@ class Harmful:
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing", "empty", "truncated", "flipped", "text", "pickle", "foreign", "version", "no version"]
+    "damage",
+    ["missing", "empty", "truncated", "flipped", "text", "pickle", "foreign", "version", "versions", "no version"],
 )
 def test_damaged_files_are_refused_in_one_line(tmp_path, monkeypatch, damage):
     monkeypatch.chdir(tmp_path)
@@ -66,6 +67,8 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, monkeypatch, damage):
         torch.save({"w": torch.zeros(1)}, path)
     elif damage == "version":
         torch.save({"format": "csre-run", "version": 99}, path)
+    elif damage == "versions":
+        torch.save({"format": "csre-run", "version": torch.zeros(2)}, path)
     elif damage == "no version":
         torch.save({"format": "csre-run"}, path)
     with pytest.raises(RunError) as caught:

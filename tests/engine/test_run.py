@@ -562,6 +562,7 @@ def test_the_released_reading_trains(call):
         (("--model.options.channels", "x"), ["channels='x'"]),
         (("--csre.reduction", "64"), ["csre", "reduction"]),
         (("--data.path", "~nosuchuser/clips"), ["~nosuchuser/clips", "home directory"]),
+        (("--work_dir", "~nosuchuser/runs"), ["~nosuchuser/runs", "home directory"]),
         (("--data.window", "100000000"), ["data.window", "< 10000"]),
         (("--csre.dim", "100000000"), ["csre.dim", "< 65536"]),
         (("--model.options.channels", "400000000000"), ["memory", "model.options"]),

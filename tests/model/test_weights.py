@@ -265,14 +265,38 @@ def test_other_differences_are_refused_in_fine_tuning_too(tmp_path):
     [
         ({3: torch.zeros(1)}, "3 stands where a name belongs"),
         ({"w": torch.zeros(2, 2).to_sparse()}, "'w' is sparse"),
-        ({"w": torch.zeros(2, device="meta")}, "'w' is sparse, quantised or without content"),
-        ({"w": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)}, "'w' is sparse, quantised"),
+        ({"w": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}, "'w' is sparse or nested"),
+        ({"w": torch.zeros(2, device="meta")}, "'w' is quantised, complex or without content"),
+        ({"w": torch.zeros(2, dtype=torch.complex64)}, "'w' is quantised, complex or without content"),
+        ({"w": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)}, "'w' is quantised"),
     ],
-    ids=["number as name", "sparse", "meta", "quantised"],
+    ids=["number as name", "sparse", "nested", "meta", "complex", "quantised"],
 )
 def test_tensors_that_are_no_weights(encoder, saved, entry, message):
     with pytest.raises(WeightsError, match=f"weights.pt: {message}"):
         load_weights_file(encoder, saved({**encoder.state_dict(), **entry}))
+
+
+@pytest.mark.parametrize("fine_tune", [False, True])
+@pytest.mark.parametrize("shape", [(), (3, 2)], ids=["one number", "two axes"])
+def test_a_classifier_of_a_shape_that_none_has(saved, shape, fine_tune):
+    encoder = Flat(skeleton=get_skeleton("ntu"), num_classes=3)
+    path = saved({**encoder.state_dict(), "linear.bias": torch.zeros(shape)})
+    with pytest.raises(WeightsError, match=r"another shape: linear\.bias"):
+        load_weights_file(encoder, path, fine_tune=fine_tune)
+
+
+def test_numbers_too_large_for_float32_are_not_finite(saved):
+    encoder = Flat(skeleton=get_skeleton("ntu"), num_classes=3)
+    path = saved({**encoder.state_dict(), "linear.bias": torch.full((3,), 1e300, dtype=torch.float64)})
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        load_weights_file(encoder, path)
+
+
+def test_float8_is_read_as_any_number(saved):
+    encoder = Flat(skeleton=get_skeleton("ntu"), num_classes=3)
+    load_weights_file(encoder, saved({**encoder.state_dict(), "linear.bias": torch.ones(3).to(torch.float8_e4m3fn)}))
+    assert encoder.linear.bias.tolist() == [1, 1, 1]
 
 
 def test_any_damage_of_a_file_is_refused_or_harmless(saved, tmp_path):
