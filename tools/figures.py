@@ -41,7 +41,7 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     """Draw everything that the folder has the numbers of, and renew report.html.
 
     Raises:
-        FiguresError: no finished run there; an unknown class; more classes than can be told apart.
+        FiguresError: no finished run there; an unknown class; more classes than colours can distinguish.
         ScoresError: a damaged score file.
     """
     folder, figures = RunFolder(run), run / "figures"
@@ -52,7 +52,7 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     names = list(results[selections[0]]["per_class"])
     chosen = [_find(name, names) for name in classes]
     if len(chosen) > FEW:
-        raise FiguresError(f"--classes: {len(chosen)} given; at most {FEW} can be told apart")
+        raise FiguresError(f"--classes: {len(chosen)} given; at most {FEW} can be distinguished by colour")
     figures.mkdir(exist_ok=True)
     title = ", ".join(
         [" + ".join([results["encoder"], *results.get("heads", ())]), results["stream"], results["benchmark"]]

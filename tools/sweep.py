@@ -61,7 +61,7 @@ class FailedCellsError(UserError):
 class Cell:
     """One run of a grid: its command line after main.py, its folder, and the two things that its time depends on.
 
-    kind: benchmark and encoder, whose finished cells tell how long others take; epochs: how many it trains.
+    kind: benchmark and encoder, whose finished cells show how long others take; epochs: how many it trains.
     """
 
     words: list[str]

@@ -11,7 +11,7 @@ from feeders import PackedStore
 from feeders.ntu.names import get_dataset, parse_name
 from feeders.ntu.raw import parse_skeleton
 from tools.benchmark.command import main
-from tools.benchmark_data import ALL_NUMBERS, COORDINATES, parse_lines, repeat_clips
+from tools.benchmark.data import ALL_NUMBERS, COORDINATES, parse_lines, repeat_clips
 from tools.ntu_clips import generate_tree
 
 

@@ -15,13 +15,12 @@ import torch
 from common.allocator import keep_freed_memory
 from feeders import DataError
 from model import EncoderError
-from tools import benchmark_data
 from tools.arguments import count
-from tools.benchmark import csre, encoder, fused, sharded, step
+from tools.benchmark import csre, data, encoder, fused, sharded, step
 
 SUBJECTS = {
     "csre": csre,
-    "data": benchmark_data,
+    "data": data,
     "encoder": encoder,
     "fused": fused,
     "sharded": sharded,

@@ -160,7 +160,7 @@ def _product(device: torch.device, amp: bool) -> Callable[[], None]:
     left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if amp else torch.float32)
 
     def step() -> None:
-        # cuDNN's convolutions use TF32 unless told otherwise, matrix products only when asked: a rate without it would
+        # cuDNN's convolutions use TF32 unless set otherwise, matrix products only when asked: a rate without it would
         # flatter the encoders. On the CPU it means nothing.
         before = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
