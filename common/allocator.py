@@ -15,7 +15,7 @@ SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed blocks instead of giving them back to the system; call it before torch allocates.
+    """Make glibc keep freed blocks instead of returning them to the system; call it before torch allocates.
 
     Every training step on the CPU needs the same gigabytes again. By default they are returned after each step and
     faulted in page by page in the next, which at large batches takes longer than the arithmetic. The price: the process

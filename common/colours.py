@@ -1,4 +1,4 @@
-"""Colours that readers with any kind of colour vision can tell apart (Okabe and Ito, 2008). Free of matplotlib."""
+"""Colours that readers with any kind of colour vision can distinguish (Okabe and Ito, 2008). Free of matplotlib."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def mean_similarities(similarity: Tensor, choice: Choice) -> dict[str, Tensor]:
 
     Args:
         similarity: (N, K) floating, finite, to the rows of ``choice.joined()``.
-        choice: what to contrast with; a kind of which no row was asked for is left out, an anchor without rows gets 0.
+        choice: what to contrast with; a kind of which no row was asked for is skipped, an anchor without rows gets 0.
     """
     selections = {name: getattr(choice, name) for name in ("positives", "hard_negatives", "random_negatives")}
     parts = similarity.detach().split([selection.rows.shape[1] for selection in selections.values()], dim=1)

@@ -175,7 +175,7 @@ def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Tested:
         try:
             _write_scores(run, run.folder, logits, epoch, selection, settings)
         except UserError as error:
-            log.say(f"WARNING: {error}. The run goes on; the {selection} scores are of an older epoch")
+            log.say(f"WARNING: {error}. The run continues; the {selection} scores are of an older epoch")
     return tested
 
 

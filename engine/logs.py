@@ -51,7 +51,7 @@ class SilentLog:
 
 class RunLog:
     """The logs of one run, used as a context manager. A disk that refuses costs lines, not the run; that is
-    said once.
+    reported once.
 
     Args:
         folder: the run folder.
@@ -123,7 +123,7 @@ class RunLog:
         if name not in self._reported:
             self._reported.add(name)
             reason = getattr(error, "strerror", None) or error
-            print(f"WARNING: {name} cannot be written ({reason}); lines of it are being lost, the run goes on")
+            print(f"WARNING: {name} cannot be written ({reason}); lines of it are being lost, the run continues")
 
     def _drop_later(self, trained: int, tested: int, step: int) -> tuple[list[dict[str, Any]], int]:
         """Rewrite metrics.jsonl without what an interrupted epoch or test left there; what is kept, and how many lines

@@ -82,7 +82,7 @@ class Processes:
         failures = self.gather(None if failure is None or self.size == 1 else f"{type(failure).__name__}: {failure}")
         if failure is not None and self.first:
             raise failure
-        bad = [rank for rank, said in enumerate(failures) if said is not None]
+        bad = [rank for rank, failure in enumerate(failures) if failure is not None]
         if bad and self.first:
             raise RunError(f"rank {bad[0]}: {failures[bad[0]].partition(': ')[2]}")
         if bad:
@@ -90,12 +90,12 @@ class Processes:
         return result
 
 
-def device_of(wanted: str, local_rank: int = 0) -> torch.device:
+def device_of(setting: str, local_rank: int = 0) -> torch.device:
     """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError when there is no GPU for it."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "cuda" and not available:
+    if setting == "cuda" and not available:
         raise RunError("device: cuda was asked for, but torch sees no GPU; use --device auto or cpu")
-    if wanted == "cpu" or not available:
+    if setting == "cpu" or not available:
         return torch.device("cpu")
     if local_rank >= available:
         raise RunError(
@@ -106,14 +106,14 @@ def device_of(wanted: str, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def join_processes(wanted: str) -> Iterator[Processes]:
-    """Meet the other processes that torchrun started, if it did; `wanted` is `device` of the configuration."""
+def join_processes(setting: str) -> Iterator[Processes]:
+    """Meet the other processes that torchrun started, if it did; `setting` is `device` of the configuration."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Processes()
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    device = device_of(wanted, local_rank)
+    device = device_of(setting, local_rank)
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)

@@ -116,7 +116,7 @@ def _classes(folder: Path, outcome: dict[str, Any]) -> str:
 
 
 def _settings(folder: Path) -> str:
-    """What is not at its default, with where it was set; what only says how the run executes is left out."""
+    """What is not at its default, with where it was set; what only says how the run executes is omitted."""
     tree, origins = read_yaml(folder / CONFIG_FILE) or {}, {}
     section: list[str] = []
     for line in (folder / CONFIG_FILE).read_text(encoding="utf-8").splitlines():

@@ -2,7 +2,7 @@
 
 config.yaml          every setting, with the origin of each as a comment
 environment.json     versions, device, processor, command line, commit of this project
-log.txt              what the run said
+log.txt              the lines of the terminal
 metrics.jsonl        one JSON object a line: steps, training epochs, tests
 tensorboard/         the same for TensorBoard
 checkpoints/         last.pt, best.pt, the newest epoch_XXXX.pt and those of the epoch in progress

@@ -37,7 +37,7 @@ from graph.skeleton import Skeleton
 def save(run: Experiment, log: Log) -> bool:
     """Write the checkpoint of this moment; it becomes `last`. False when the disk refuses.
 
-    All ranks call it, the first one writes. If the disk refuses, that is logged and the run goes on: the older
+    All ranks call it, the first one writes. If the disk refuses, that is logged and the run continues: the older
     checkpoints stay as they are.
 
     Raises:
@@ -52,7 +52,7 @@ def save(run: Experiment, log: Log) -> bool:
             save_checkpoint(path, content)
         except UserError as error:
             written = False
-            log.say(f"WARNING: {error}. The run goes on; its newest checkpoint is an older one")
+            log.say(f"WARNING: {error}. The run continues; its newest checkpoint is an older one")
         written = written and _name_also(path, run.folder.last, log)
         prune(folder, run.config.log.keep_checkpoints)
     return run.ranks.gather(written)[0]
@@ -68,7 +68,7 @@ def _name_also(path: Path, name: Path, log: Log) -> bool:
     try:
         name_also(path, name)
     except RunError as error:
-        log.say(f"WARNING: {error}. The run goes on; {path} holds this checkpoint")
+        log.say(f"WARNING: {error}. The run continues; {path} holds this checkpoint")
         return False
     return True
 
@@ -159,7 +159,7 @@ def fingerprint_of(skeleton: Skeleton) -> str:
 
 
 def seed_rank(*key: int) -> None:
-    """Start torch's generators anew from some whole numbers."""
+    """Start torch's generators anew from some integers."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 

@@ -73,6 +73,6 @@ def synchronise_batch_norm(module: Module, device: torch.device) -> Module:
         return module
     for part in module.modules():
         if isinstance(part, _BatchNorm):
-            part.__class__ = HostSyncBatchNorm  # in place: whoever holds the layer goes on holding it
+            part.__class__ = HostSyncBatchNorm  # in place: whoever holds the layer keeps holding it
             part.process_group = group
     return module

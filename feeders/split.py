@@ -26,11 +26,11 @@ def split_clips(store: PackedStore, benchmark: Benchmark, split: Split) -> Tenso
     clips = clips_of_side(store, benchmark, split)
     if not len(clips):
         rule = split_rule(store, benchmark)
-        wanted = sorted(rule.values(split))
+        expected = sorted(rule.values(split))
         column = store.metadata[rule.column]
         raise DataError(
             f"benchmark {benchmark.name}: no {split} clip among the {len(store)} clips; its {split} side is "
-            f"{rule.column} {_list(wanted)}, the data have {_list(np.unique(column).tolist())}; "
+            f"{rule.column} {_list(expected)}, the data have {_list(np.unique(column).tolist())}; "
             f"data.path should hold the whole data set"
         )
     return clips

@@ -19,7 +19,7 @@ BoneDirection = Literal["published", "to_ancestor"]
 
 
 def joint_operator(skeleton: Skeleton, order: int, direction: BoneDirection = "published") -> NDArray[np.float32]:
-    """I - A^k, k = order: row v tells what the new joint v is made of; shape (V, V), float32, values -1, 0 and 1.
+    """I - A^k, k = order: row v holds the weights of the new joint v; shape (V, V), float32, values -1, 0 and 1.
 
     With A[child, parent] = 1 a joint gives way to the bone that leads to it from its k-th ancestor: k = 1 makes
     ordinary bones. Joints without a k-th ancestor stay as they are, which at orders above the tree's depth are all.

@@ -32,7 +32,7 @@ def joint_groups(skeleton: Skeleton, partition: Partition = "published") -> tupl
             streams; `published_bone`, for its bone streams; `parts`, the body parts that the skeleton lists. A skeleton
             that nothing was published for is always parted by its parts.
 
-    Raises SkeletonError when the partition is none of these, or the parts are wanted and some joints belong to none.
+    Raises SkeletonError when the partition is none of these, or it needs parts and some joints belong to none.
     """
     if partition not in get_args(Partition):
         known = get_args(Partition)

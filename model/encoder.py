@@ -41,7 +41,7 @@ class Observed(NamedTuple):
 class Encoder(nn.Module, ABC):
     """A classifier of skeleton clips that shows its last spatio-temporal feature map.
 
-    A subclass builds its layers, tells its `feature_shape`, and writes `extract` (from clips to the feature map) and
+    A subclass builds its layers, states its `feature_shape`, and writes `extract` (from clips to the feature map) and
     `classify` (from there to logits). What its constructor takes beyond the four arguments below are its options.
 
     Raises EncoderError for an argument of the wrong type or out of range.

@@ -203,7 +203,7 @@ class Aggregation(nn.Module):
 
 
 class UnitClassifier(nn.Module):
-    """The layers after the merged map, which tell its positions apart; (N, 1, 256, T', W') -> (N, K)."""
+    """The layers after the merged map, which depend on position; (N, 1, 256, T', W') -> (N, K)."""
 
     def __init__(self, in_features: int, hidden: int, num_classes: int, dropout: float) -> None:
         super().__init__()

@@ -153,7 +153,7 @@ class HypergraphAttention(nn.Module):
     def _similarity(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """S (n * T, H, V, V) and v (n * T, H, V, d)."""
         rows = x.permute(0, 3, 2, 1)  # (n, T, V, C_in)
-        # The buffer holds whole numbers, so that its means are exact in whatever precision the encoder is cast to.
+        # The buffer holds integers, so that its means are exact in whatever precision the encoder is cast to.
         group_mean = (self.membership / self.membership.sum(dim=0)).T
         groups = self.to_groups(group_mean @ rows)  # (n, T, G, C)
         query, key, value = self.to_qkv(self.norm(rows)).chunk(3, dim=-1)

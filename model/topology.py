@@ -33,7 +33,7 @@ def persistence_deaths(distances: Tensor) -> Tensor:
     """Where the bars of the 0-dimensional persistence of symmetric distances (N, V, V) end: (N, V - 1), in no order.
 
     All bars of the Vietoris-Rips filtration begin at zero; they end at the edge lengths of a minimum spanning tree. The
-    bar that never ends is left out, a bar of length zero (two equal points) is not.
+    bar that never ends is dropped, a bar of length zero (two equal points) is not.
 
     Two points fall together at the smallest value that the longest step of a path between them can have. When groups
     of points do, all but one of their first points die: so a point dies where it meets the nearest point before it.

@@ -74,7 +74,7 @@ class Benchmark:
     clips_per_class: tuple[int, ...] | None = None
     """How many clips of each class the whole data set has, both sides together; None where that is not known."""
     missing: frozenset[str] = frozenset()
-    """Names of clips that are known to be unusable and that published results leave out."""
+    """Names of clips that are known to be unusable and that published results exclude."""
     fusion_weights: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
     """Of the streams joint, bone, joint motion and bone motion, by the repository that publishes them."""
     original: Original | None = None

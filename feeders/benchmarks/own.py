@@ -10,7 +10,7 @@
     split: {column: subject, train: [1, 2, 3], test: [4, 5]}
 
 Only `skeleton`, `classes` and `path` are required. Without `split` the clips need a column `side`, which also wins
-over `split` where there is one. Paths count from the folder of the file. The benchmark is called like the file.
+over `split` where there is one. Paths count from the folder of the file. The benchmark is named after the file.
 """
 
 from __future__ import annotations

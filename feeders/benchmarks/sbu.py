@@ -5,8 +5,8 @@ joints of the first person, then of the second, in a normalised image: metres ar
 Z = 1.28 z (the data set's README). The origin moves to the first person's torso in the first frame, so that both
 persons share it. Protocol: the five folds of the data set's README, pairs apart, persons not; the mean of five runs.
 
-Seven of the eight interactions: the copies that circulate lack hugging (category 06), which is left out where it is
-there, so that numbers of both compare. In those copies category 01 holds departing (02) too; the two are told apart by
+Seven of the eight interactions: the copies that circulate lack hugging (category 06), which is skipped where it is
+there, so that numbers of both compare. In those copies category 01 holds departing (02) too; the two are separated by
 whether the persons come nearer or not, over all clips of both categories.
 """
 

@@ -1,6 +1,6 @@
 """The twelve actions: how joint angles run over a performance, whose time goes from 0 to 1.
 
-Four pairs are ambiguous on purpose: the two actions of a pair share one gross motion, and a small difference tells
+Four pairs are ambiguous on purpose: the two actions of a pair share one gross motion, and a small difference separates
 them apart only after half of the performance. Everything is written for a right-handed person.
 """
 

@@ -68,7 +68,7 @@ def parse_skeleton(text: bytes) -> RawClip:
     """The bodies in the text of a `.skeleton` file; line ends may be LF or CRLF.
 
     Raises `DataError`, which names the line but not the file, for text that is not of this format, ends too early or
-    goes on too long, has a NaN or infinite coordinate, no frame or no body at all, or one bodyID twice in a frame.
+    late, has a NaN or infinite coordinate, no frame or no body at all, or one bodyID twice in a frame.
     """
     try:
         samples = _read_fast(text)
@@ -162,7 +162,7 @@ def _read_by_line(text: bytes) -> _Samples:
             line += _BODY_LINES
         frames += bodies > 0
     if line < len(lines):
-        raise _fault(line, f"the file goes on after the {announced} frames that its first line says")
+        raise _fault(line, f"the file continues after the {announced} frames that its first line says")
     if not frames:
         raise DataError("no body in any frame")
     return _Samples(ids, frame_of, np.array(joints, np.float32), frames)

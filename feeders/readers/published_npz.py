@@ -1,7 +1,7 @@
 """Reads the arrays that the CTR-GCN family trains on: `NTU60_CS.npz`, `NTU60_CV.npz`, `NTU120_CSub.npz`, ...
 
 Members `x_train`, `x_test`: (N, T, M * V * 3) float, zero behind the end of each clip; `y_train`, `y_test`: (N, K)
-one-hot (numbers or bool), or (N,) whole numbers. Such a file holds ten to twenty gigabytes, nearly all of them zeros,
+one-hot (numbers or bool), or (N,) integers. Such a file holds ten to twenty gigabytes, nearly all of them zeros,
 so it is read in blocks, straight from the archive, and only what is not zero is kept.
 
 Letters: N clips of a side, T padded frames, M persons, V joints, K classes.
@@ -55,8 +55,8 @@ def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split]
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
-    wanted = [f"{array}_{split}.npy" for array in "xy" for split in SPLITS]
-    if missing := sorted(set(wanted) - set(archive.namelist())):
+    members = [f"{array}_{split}.npy" for array in "xy" for split in SPLITS]
+    if missing := sorted(set(members) - set(archive.namelist())):
         there = ", ".join(archive.namelist()[:8]) or "nothing"
         raise DataError(
             f"{path}: lacks {', '.join(missing)} (it holds {there}); data.path should name an archive of x_train, "

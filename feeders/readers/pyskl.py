@@ -43,7 +43,7 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
         SIDE_COLUMN if protocol in ("", benchmark.protocol) else f"{SIDE_COLUMN}_{protocol}": ids
         for protocol, ids in protocols.items()
     }
-    wanted = {SIDES[split] for split in splits}
+    chosen = {SIDES[split] for split in splits}
     centre = get_skeleton(benchmark.skeleton).centre
     collector = ClipCollector(benchmark)
     seen: set[str] = set()
@@ -54,7 +54,7 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
             collector.refuse(f"annotation {position}", "has no frame_dir")
             continue
         metadata = numbers.get(name, {}) | {column: ids.get(name, NEITHER) for column, ids in sides.items()}
-        if SIDE_COLUMN in metadata and metadata[SIDE_COLUMN] not in wanted:
+        if SIDE_COLUMN in metadata and metadata[SIDE_COLUMN] not in chosen:
             continue
         if name in seen:
             collector.refuse(name, f"annotation {position} has the frame_dir of an earlier one")
@@ -77,8 +77,8 @@ def move_to_origin(keypoint: np.ndarray, centre: int) -> np.ndarray:
     with np.errstate(over="ignore"):  # what is too large becomes infinite; such a clip is refused anyway
         clip = keypoint.astype(np.float32).swapaxes(0, 1)
     present = np.any(clip != 0, axis=(2, 3))
-    occupied = np.flatnonzero(np.count_nonzero(present, axis=1))
-    clip, present = clip[occupied], present[occupied]
+    nonempty = np.flatnonzero(np.count_nonzero(present, axis=1))
+    clip, present = clip[nonempty], present[nonempty]
     if np.any(present[:, :1]):
         first = int(np.argmax(present[:, 0]))
         with np.errstate(over="ignore", invalid="ignore"):  # infinity minus infinity, too
@@ -103,8 +103,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not an annotation file: {error}") from None
     except (OSError, MemoryError) as error:
         raise DataError(f"{path}: cannot be read ({why(error)})") from None
-    wanted = {"split": dict, "annotations": list}
-    for key, kind in wanted.items():
+    expected = {"split": dict, "annotations": list}
+    for key, kind in expected.items():
         if type(content) is not dict or type(content.get(key)) is not kind:
             raise DataError(f"{path}: not an annotation file: it lacks the {kind.__name__} {key!r}")
     return content
@@ -116,7 +116,7 @@ def _protocols(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
     for name, ids in split.items():
         protocol, _, word = str(name).rpartition("_")
         if word not in SIDE_WORDS or type(ids) not in (list, tuple) or not all(type(clip) is str for clip in ids):
-            raise DataError(f"{path}: split {name!r} is not a list of clip IDs called <protocol>_train or _val")
+            raise DataError(f"{path}: split {name!r} is not a list of clip IDs named <protocol>_train or _val")
         sides.setdefault(protocol, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))
     return sides
 

@@ -20,8 +20,8 @@ def gather_frames(rows: ClipRows, clips: Tensor, frames: Tensor, num_persons: in
     present = rows.persons[clips].view(-1, 1, 1)
     person = torch.arange(num_persons, device=frames.device)
     first = rows.offsets[clips].view(-1, 1, 1)
-    wanted = first + frames.unsqueeze(2) * present + torch.minimum(person, present - 1)
-    return rows.coordinates.flatten(1).index_select(0, wanted.flatten()).unflatten(0, wanted.shape)
+    rows_of_frames = first + frames.unsqueeze(2) * present + torch.minimum(person, present - 1)
+    return rows.coordinates.flatten(1).index_select(0, rows_of_frames.flatten()).unflatten(0, rows_of_frames.shape)
 
 
 def clear_absent(points: Tensor, rows: ClipRows, clips: Tensor, copied: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """The NW-UCLA family: turn the view, scale each coordinate to [-1, 1], pick frames.
 
 As in the published feeders: training turns the clip by whole degrees up to 60 about x and y and picks random frames;
-testing picks evenly spaced ones. The published random scale in [0.5, 1.5] is left out: scaling each coordinate by its
+testing picks evenly spaced ones. The published random scale in [0.5, 1.5] is omitted: scaling each coordinate by its
 own range cancels it. Computed in the dtype of the clips, float64 for the published precision.
 
 Shapes: N clips of a batch, L frames of a clip, F frames of the batch's longest clip, T window, V joints, one person.

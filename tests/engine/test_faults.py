@@ -227,7 +227,7 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 def test_a_disk_that_fills_up_within_an_epoch_stops_no_step(straight, runs):
-    """Checkpoints, scores, log, metrics and curves are all refused: the run goes on to its end and says so."""
+    """Checkpoints, scores, log, metrics and curves are all refused: the run continues to its end and says so."""
     words = ["--config", str(straight), "--name", "full", "--optim.epochs", "2"]
     line = [sys.executable, "-c", FULL_DISK, *words]
     done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_within_an_epoch_stops_no_step(straight, runs):
     assert not list((runs / "full/checkpoints").glob(".*"))
     full = load_checkpoint(runs / "full/checkpoints/last.pt")
     again = subprocess.run([sys.executable, "main.py", *words], cwd=REPOSITORY, capture_output=True, check=False)
-    assert again.returncode == 0  # with room again the same command goes on
+    assert again.returncode == 0  # with room again the same command resumes
     assert full["epoch"] == 0
 
 

@@ -499,7 +499,7 @@ def test_an_epoch_that_is_worse_does_not_replace_the_best(call, run_folder, monk
 
 
 def test_held_out_clips_choose_the_best_epoch_and_end_the_training(call, run_folder, monkeypatch):
-    """Whatever the test clips say; and a complete run goes on where patience is raised."""
+    """Whatever the test clips say; and a complete run resumes where patience is raised."""
     validation = iter([30.0, 50.0, 40.0, 45.0, 60.0, 10.0])
     test = iter([90.0, 10.0, 99.0, 99.0, 20.0, 99.0])
     original, seen = engine.evaluate.measure, []

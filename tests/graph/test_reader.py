@@ -1,4 +1,4 @@
-"""A user's skeleton file is read, or refused in one line that names file, key, reason and mend."""
+"""A user's skeleton file is read, or refused in one line that names file, key, reason and fix."""
 
 from __future__ import annotations
 

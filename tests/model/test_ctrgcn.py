@@ -130,7 +130,7 @@ def test_under_autocast_the_logits_are_those_of_single_precision_up_to_rounding(
 def test_multiply_accumulates():
     """The published count, less the relation maps of all frames but their mean, plus the frames that a stride drops.
 
-    The sum α R + PA, which the published count leaves out, is part of a product: two more relation channels.
+    The sum α R + PA, which the published count omits, is part of a product: two more relation channels.
     """
     joints, frames = 20, 52
     expected = 617_726_720
