@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,7 +184,7 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         heads = {} if train_clips is None else build_heads(vars(config), encoder, train_clips.labels)
         trained = [encoder, *(head.to(device).trained for head in heads.values())]
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search("memory|overflow", str(error)):
             raise
         raise ConfigError(
             f"the model does not fit the memory of {device} ({str(error).partition(chr(10))[0]}); lower data.window, "

@@ -566,6 +566,7 @@ def test_the_released_reading_trains(call):
         (("--data.window", "100000000"), ["data.window", "< 10000"]),
         (("--csre.dim", "100000000"), ["csre.dim", "< 65536"]),
         (("--model.options.channels", "400000000000"), ["memory", "model.options"]),
+        (("--model.options.channels", "4000000000000000000"), ["memory", "model.options"]),
         (("--work-dir", "x" * 5000), ["name too long"]),
         (("--weights", "x" * 5000), ["name too long"]),
         (("--model.name", "tests.engine.tiny:Missing"), ["Missing"]),
