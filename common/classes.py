@@ -24,7 +24,7 @@ def import_class(target: str, what: str, error: type[UserError]) -> Any:
     except ImportError as cause:
         raise error(f"{what} {target!r}: module {module_name!r} cannot be imported ({cause})") from cause
     except ValueError:
-        raise error(f"{what} {target!r}: {module_name!r} is no module; write package.module:Class") from None
+        raise error(f"{what} {target!r}: no module {module_name!r}; write package.module:Class") from None
     if not hasattr(module, class_name):
         hint = did_you_mean(class_name, dir(module))
         raise error(f"{what} {target!r}: module {module_name!r} has no class {class_name!r}{hint}")

@@ -44,4 +44,4 @@ def user_path(text: str | Path) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UserError(f"{text}: there is no such home directory; write the path in full") from None
+        raise UserError(f"{text}: no such home directory; write the path in full") from None

@@ -74,7 +74,7 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml"))
-        raise YamlError(f"there is no file {path}{did_you_mean(path.name, siblings)}") from None
+        raise YamlError(f"no such file: {path}{did_you_mean(path.name, siblings)}") from None
     except OSError as error:
         raise YamlError(f"{path} cannot be read ({reason_of(error)}); give a YAML file") from None
     except UnicodeDecodeError as error:

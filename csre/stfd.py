@@ -1,7 +1,7 @@
 """Spatiotemporal feature decoupling (STFD): from an encoder's last map to one contrasted feature per branch.
 
-Paper section 3.2, equations 4 and 5. Each branch pools the map over the axes that it does not keep, reduces the channels,
-flattens what is left into one vector and projects it. There is no non-linearity: a branch is affine in the map.
+Paper section 3.2, equations 4 and 5. Each branch pools the map over the axes that it does not keep, reduces the
+channels, flattens what is left into one vector and projects it. Without a non-linearity, a branch is affine in the map.
 
 Shapes: N clips, M persons, C channels, T frames and V joints of the encoder's last map, S positions left after pooling,
 D dimensions of a contrasted feature.

@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise RunError("it is damaged: its content does not match its digest")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise RunError(f"there is no checkpoint {path}; train first, or name one with --weights") from None
+        raise RunError(f"no checkpoint {path}; train first, or name one with --weights") from None
     except Exception as error:  # torch reports a damaged file by whatever its unpickler or zip reader met first
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         kind = RunError if isinstance(error, RunError) else ForeignFileError

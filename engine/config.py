@@ -144,7 +144,7 @@ def _read_command_line(argv: Sequence[str]) -> _CommandLine:
         if word == "-h":
             word = "--help"
         if not word.startswith("--"):
-            raise ConfigError(f"{COMMAND_LINE}: {word!r} stands alone; write --key value, see --help for all keys")
+            raise ConfigError(f"{COMMAND_LINE}: {word!r} belongs to no key; write --key value, see --help")
         key, equals, text = word.removeprefix("--").partition("=")
         key = key.replace("-", "_")
         if key in ("help", "print_config"):

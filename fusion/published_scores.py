@@ -39,7 +39,7 @@ def read_pickled_scores(data: bytes) -> tuple[list[str], NDArray[np.float32]]:
         if type(name) is int and not -(2**63) <= name < 2**63:
             raise PickleRefusedError("a clip name that is neither text nor a 64-bit integer")
         if type(row) is not Array or row.values is None or row.values.ndim != 1:
-            raise PickleRefusedError(f"the entry of clip {reprlib.repr(name)} is no vector of scores")
+            raise PickleRefusedError(f"the entry of clip {reprlib.repr(name)} is not a vector of scores")
         names.append(str(name))
         values.append(row.values)
     if len(set(names)) < len(names):

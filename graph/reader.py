@@ -104,7 +104,7 @@ class _Joints:
     def index(self, key: str, name: Any) -> int:
         if _text(key, name) not in self._indices:
             hint = did_you_mean(name, self.names)
-            raise SkeletonError(f"{key}: there is no joint {name!r}{hint}; use a name of the list 'joints'")
+            raise SkeletonError(f"{key}: no joint {name!r}{hint}; use a name of the list 'joints'")
         return self._indices[name]
 
 

@@ -11,7 +11,7 @@ from common.options import option
 
 @dataclass
 class PositivesOptions:
-    """How many positives each clip is contrasted with (paper, Table 6)."""
+    """How many positives each clip is contrasted with (CSRE: Table 6)."""
 
     hard: int = option(128, "positives with the lowest cosine similarity", at_least=0)
     random: int = option(0, "positives drawn uniformly", at_least=0)
@@ -24,7 +24,7 @@ class PositivesOptions:
 
 @dataclass
 class NegativesOptions:
-    """How many negatives each clip is contrasted with (paper, Table 6)."""
+    """How many negatives each clip is contrasted with (CSRE: Table 6)."""
 
     hard: int = option(512, "negatives with the highest cosine similarity", at_least=0)
     random: int = option(512, "negatives drawn uniformly", at_least=0)

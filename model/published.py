@@ -208,7 +208,7 @@ def check_names(given: set[str], expected: set[str], what: str) -> None:
     missing, leftover = sorted(expected - given), sorted(given - expected)
     if missing or leftover:
         raise WeightsError(
-            f"{what}: the names differ, {_first_few('missing', missing)}, {_first_few('left over', leftover)}; "
+            f"{what}: the names differ, {_first_few('missing', missing)}, {_first_few('unexpected', leftover)}; "
             "these belong to another encoder, or to another version of this one"
         )
 

@@ -62,7 +62,7 @@ def _keep_classifier(encoder: Encoder, state: dict[str, Tensor], published: bool
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise WeightsError("there is no such file; check the path")
+        raise WeightsError("no such file; check the path")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -85,7 +85,7 @@ def _find_state(content: Any) -> dict[str, Tensor]:
         raise WeightsError(f"holds a {type(content).__name__} and no named tensors; save a state dict")
     for name, tensor in content.items():
         if not isinstance(name, str):
-            raise WeightsError(f"{name!r} stands where a name belongs; save a state dict")
+            raise WeightsError(f"parameter names must be text, got {name!r}; save a state dict")
         if not isinstance(tensor, Tensor):
             raise WeightsError(f"{name!r} is a {type(tensor).__name__} where a tensor belongs; save a state dict")
         if tensor.is_nested or tensor.layout != torch.strided:

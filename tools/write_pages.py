@@ -69,7 +69,7 @@ SOURCES = """\
 ## Sources, and what no setting expresses
 
 In all published repositories but HCN's, every data-loading worker draws the same augmentation in each epoch. That is
-deliberately not reproduced: here every visit of a clip draws anew.
+deliberately not reproduced: here every visit of a clip draws again.
 """
 COMPARISON = """\
 

@@ -99,7 +99,7 @@ def _split(value: Any) -> SplitRule:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DataError("there is no such file; data.benchmark names a benchmark or the YAML file of your own")
+        raise DataError("no such file; data.benchmark names a benchmark or the YAML file of your own")
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"must be a mapping; it needs the keys {', '.join(REQUIRED)}")

@@ -49,7 +49,7 @@ def read(files: Files) -> Iterator[OriginalClip]:
         metadata = {"subject": int(recording[1:3]), "replication": int(recording[5:7])}
         try:
             if recording not in recordings:
-                raise ValueError(f"there is no joints_{recording}.txt")
+                raise ValueError(f"joints_{recording}.txt is missing")
             rows: np.ndarray | str = files.table(recordings[recording], columns=1 + 3 * NUM_JOINTS)
         except ValueError as error:
             rows = str(error)

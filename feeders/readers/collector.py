@@ -94,5 +94,5 @@ class ClipCollector:
         if clip.shape[2] != self.joints:
             return f"{clip.shape[2]} joints, the skeleton {self.skeleton} has {self.joints}"
         if not 0 <= label < len(self.class_names):
-            return f"label {label}, there are {len(self.class_names)} classes (from 0 on)"
+            return f"label {label} must be in 0 .. {len(self.class_names) - 1}, one per class"
         return None

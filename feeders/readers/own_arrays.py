@@ -121,7 +121,7 @@ def _load(file: Path) -> np.ndarray:
     try:
         array = np.load(file, allow_pickle=False)
     except FileNotFoundError:
-        raise UnusableClip("there is no such .npy file") from None
+        raise UnusableClip("no such .npy file") from None
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
         raise UnusableClip(f"is not a readable .npy file ({why(error)})") from None
     if array.dtype.kind not in "fiu":

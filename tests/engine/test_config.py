@@ -120,7 +120,7 @@ def test_command_line_reaches_every_kind_of_value():
         ("optim: {amp: on}", ["optim.amp", "must be one of", "'on'"]),
         ("optim: [1", ["line", "not valid YAML"]),
         ("- 1", ["key: value"]),
-        ("inherits: nowhere.yaml", ["inherits", "no file", "nowhere.yaml"]),
+        ("inherits: nowhere.yaml", ["inherits", "no such file", "nowhere.yaml"]),
         ("inherits: {a: 1}", ["inherits", "file name"]),
     ],
 )
