@@ -20,7 +20,7 @@ from feeders.ntu.names import ClipName, get_dataset
 from tools.ntu_clips import generate_clip, generate_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CLIPS = 1200
+CLIPS = 3600
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for action in range(3):
         (place / f"text {action}").write_bytes(generate_clip(action, 0, action))
     for number in range(CLIPS):
-        name = ClipName(1 + number % 17, 1 + number % 3, 1 + number % 40, 1 + number % 2, 1 + number // 20)
+        name = ClipName(1 + number % 17, 1 + number % 3, 1 + number % 40, 1 + number % 2, 1 + number // 60)
         (place / f"{name}.skeleton").hardlink_to(place / f"text {number % 3}")
     assert len(list(place.glob("*.skeleton"))) == CLIPS
     return place
