@@ -24,6 +24,7 @@ from tools.tables import (
     formatted,
     levels,
     main,
+    of_recipes,
     readme_with,
     runs_table,
     spread,
@@ -250,8 +251,8 @@ def test_the_command(tmp_path, capsys):
     assert "table 9: name some of 1 to 8, or runs" in capsys.readouterr().err
 
 
-def test_the_readme_holds_the_table_of_all_records():
+def test_the_readme_holds_the_table_of_the_recipes():
     """`python tools/tables.py runs --readme` makes it anew."""
     readme = read("README.md")
-    assert readme == readme_with(readme, formatted(runs_table(load_records()), "markdown"))
+    assert readme == readme_with(readme, formatted(runs_table(of_recipes(load_records())), "markdown"))
     assert MARKERS[0] in readme
