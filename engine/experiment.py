@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from common.words import did_you_mean
 from engine.config import run_path
 from engine.errors import ConfigError
-from engine.optim import build_average, build_optimizer, build_scaler, build_schedule
+from engine.optim import build_average, build_optimizer, build_scaler
 from engine.processes import Processes, device_of
 from engine.run_folder import RunFolder
 from engine.schema import RunConfig
@@ -98,7 +97,6 @@ class Experiment:
     heads: dict[str, TrainingHead]
     average: AveragedModel | None
     optimizer: Optimizer
-    schedule: LambdaLR
     scaler: torch.amp.GradScaler
     forward: nn.Module
     statistics: list[Tensor]
@@ -207,7 +205,6 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         heads=heads,
         average=build_average(encoder, config.optim) if training else None,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, config.optim),
         scaler=build_scaler(device, config.optim),
         forward=_over_ranks(forward, ranks, device),
         statistics=[

@@ -1,14 +1,14 @@
-"""Optimiser, learning-rate schedule and weight average of a run, all from torch's own libraries."""
+"""Optimiser, learning-rate schedule and weight average of a run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engine.schema import OptimConfig
@@ -28,15 +28,24 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     return adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
-def learning_rate_factor(epoch: int, config: OptimConfig) -> float:
-    """Factor on `optim.lr` in an epoch, counted from 0: linear warm-up, steps down at the milestones, steady decay."""
+def learning_rate(config: OptimConfig, done: float) -> float:
+    """The rate after so many epochs: linear warm-up, steps down at the milestones, steady decay, cosine.
+
+    Only the cosine moves within an epoch, from step to step. It begins after the warm-up.
+    """
+    epoch = int(done)
     warm_up = min((epoch + 1) / config.warmup_epochs, 1.0) if config.warmup_epochs else 1.0
-    return warm_up * config.gamma ** sum(epoch >= step for step in config.milestones) * config.decay**epoch
+    factor = warm_up * config.gamma ** sum(epoch >= step for step in config.milestones) * config.decay**epoch
+    if config.cosine is not None and done > config.warmup_epochs:
+        progress = (done - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+        factor *= config.cosine + (1 - config.cosine) * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * factor
 
 
-def build_schedule(optimizer: Optimizer, config: OptimConfig) -> LambdaLR:
-    """The schedule of `learning_rate_factor`, stepped once after each epoch."""
-    return LambdaLR(optimizer, lambda epoch: learning_rate_factor(epoch, config))
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Use that rate from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def build_average(encoder: nn.Module, config: OptimConfig) -> AveragedModel | None:

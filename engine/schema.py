@@ -110,6 +110,13 @@ class OptimConfig:
     )
     gamma: float = option(0.1, "factor on the learning rate at each milestone", above=0)
     decay: float = option(1.0, "factor on the learning rate after every epoch", above=0)
+    cosine: float | None = option(
+        None,
+        "fraction of optim.lr that the rate falls to at the end, on half a cosine after the warm-up, step by step; "
+        "null: no cosine; needs optim.milestones []",
+        at_least=0,
+        below=1,
+    )
     clip_norm: float | None = option(None, "largest gradient norm; null: no clipping", above=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = option(
         "auto", "mixed precision of the encoder; auto: optim.published_amp on CUDA, off on the CPU"
@@ -142,6 +149,8 @@ class OptimConfig:
         """Key and reason of each value that does not go with the others."""
         if self.nesterov and self.name == "sgd" and self.momentum == 0:
             yield "nesterov", "needs optim.momentum > 0; set optim.nesterov to false"
+        if self.cosine is not None and self.milestones:
+            yield "cosine", "goes with no milestones; set optim.milestones to []"
         if self.milestones != sorted(set(self.milestones)):
             yield "milestones", f"must be in increasing order, got {self.milestones}"
 

@@ -6,7 +6,7 @@ What `training` holds of a checkpoint:
 |---|---|
 | encoder, average | weights, their moving average |
 | (a head's section) | per training head what it learned and its state |
-| optimizer, schedule, scaler | as torch's own state dicts |
+| optimizer, scaler | as torch's own state dicts |
 | counters | how far the run is, see `engine.experiment.Counters` |
 | ranks | per rank: `random`, states of torch's generators, and `sums` of the logged quantities of the epoch so far |
 """
@@ -116,7 +116,6 @@ def resume(run: Experiment, path: Path) -> None:
     training = content["training"]
     run.encoder.load_state_dict(training["encoder"])
     run.optimizer.load_state_dict(training["optimizer"])
-    run.schedule.load_state_dict(training["schedule"])
     if training["scaler"]:  # empty where the run was in another precision, as `optim.amp: auto` is on the CPU
         run.scaler.load_state_dict(training["scaler"])
     if run.average is not None:
@@ -181,7 +180,6 @@ def _content(run: Experiment) -> dict[str, Any]:
             "average": run.average.state_dict() if run.average is not None else None,
             **{name: head.gathered_state_dict() for name, head in run.heads.items()},
             "optimizer": run.optimizer.state_dict(),
-            "schedule": run.schedule.state_dict(),
             "scaler": run.scaler.state_dict(),
             "counters": dict(vars(run.counters)),
             "ranks": run.ranks.gather({"random": _random_state(), "sums": on_host}),

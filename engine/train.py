@@ -21,7 +21,7 @@ from engine.errors import NonFiniteLossError, RunError
 from engine.evaluate import Tested, test_due, test_epoch
 from engine.experiment import Experiment, frozen_parts
 from engine.logs import Log, duration, progress
-from engine.optim import autocast
+from engine.optim import autocast, learning_rate, set_learning_rate
 from engine.processes import StopRequest
 from engine.state import name_best, save
 from feeders.feeder import ClipBatch
@@ -118,7 +118,6 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
                 raise stop.error(where if written else f"{where}, which could not be saved")
 
     means = _means_of_epoch(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
-    run.schedule.step()
     counters.trained, counters.step, counters.skipped, run.sums = epoch, 0, 0, {}
     return means
 
@@ -185,6 +184,7 @@ def update(run: Experiment, step: Step) -> None:
         NonFiniteLossError: float16 overflowed in too many steps in a row.
     """
     config = run.config.optim
+    set_learning_rate(run.optimizer, _rate(run, step.moment))
     if config.clip_norm is not None:
         clip_grads_with_norm_(_parameters(run), config.clip_norm, step.norm)
     run.scaler.step(run.optimizer)
@@ -194,7 +194,7 @@ def update(run: Experiment, step: Step) -> None:
     if run.counters.streak >= config.max_skips:
         raise NonFiniteLossError(
             f"the gradients overflowed float16 in {run.counters.streak} steps in a row, up to epoch "
-            f"{step.moment.epoch}, step {step.moment.step}; lower optim.lr (now {run.schedule.get_last_lr()[0]:g}), or "
+            f"{step.moment.epoch}, step {step.moment.step}; lower optim.lr (now {_rate(run, step.moment):g}), or "
             "use --optim.amp bf16 or off"
         )
     if run.average is not None and not overflowed:
@@ -208,7 +208,7 @@ def skip_step(run: Experiment, log: Log, step: Step, batch: ClipBatch) -> None:
         NonFiniteLossError: it is stop, or too many steps in a row were skipped.
     """
     config, counters = run.config.optim, run.counters
-    what, fix = _what_is_not_finite(run, step, batch), f"lower optim.lr (now {run.schedule.get_last_lr()[0]:g})"
+    what, fix = _what_is_not_finite(run, step, batch), f"lower optim.lr (now {_rate(run, step.moment):g})"
     fix = f"check these clips, {fix} or set optim.clip_norm"
     counters.streak += 1
     if config.on_non_finite == "stop":
@@ -258,6 +258,10 @@ def epoch_line(run: Experiment, means: dict[str, float] | None, tested: Tested |
         if len(line) <= LINE:
             break
     return line
+
+
+def _rate(run: Experiment, moment: Moment) -> float:
+    return learning_rate(run.config.optim, moment.epoch - 1 + (moment.step - 1) / moment.steps)
 
 
 def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:
@@ -330,7 +334,7 @@ def _means_of_epoch(run: Experiment, log: Log, epoch: int, steps: int, pace: flo
                 what = name.removeprefix("active_")
                 log.say(f"WARNING: {section}: {what} acted on no clip in epoch {epoch}: {head.inactive_advice}")
     means["clips_per_second"] = pace * run.config.optim.batch_size
-    facts: dict[str, Any] = {"lr": run.schedule.get_last_lr()[0], "skipped_steps": run.counters.skipped}
+    facts: dict[str, Any] = {"lr": run.optimizer.param_groups[0]["lr"], "skipped_steps": run.counters.skipped}
     facts["peak_memory_mb"] = _peak_memory_mb(run.device)
     log.record("train", epoch, {"epoch": epoch, **means, **facts})
     return means

@@ -36,6 +36,7 @@ NAMES = {
     "optim.milestones": "steps",
     "optim.gamma": "factor",
     "optim.decay": "decay per epoch",
+    "optim.cosine": "cosine to",
     "optim.clip_norm": "gradient norm",
     "optim.published_amp": "precision",
     "data.variant": "variant",
@@ -59,9 +60,10 @@ HEAD = """\
 ## What the configurations train with
 
 Momentum of SGD is 0.9 with Nesterov. "Steps" are the epochs, counted from 0, from which the rate is multiplied by the
-factor; the warm-up is linear. "Precision" is that of the authors: `optim.amp: auto` uses it on CUDA and trains in
-float32 on the CPU. In the variant `centred`, joint and bone streams are relative to the root joint, which keeps its
-trajectory. A CSRE run has the recipe of its encoder; rows `+ CSRE` stand where it differs.
+factor; the warm-up is linear. "Cosine to" is the fraction of the rate that half a cosine after the warm-up ends at.
+"Precision" is that of the authors: `optim.amp: auto` uses it on CUDA and trains in float32 on the CPU. In the variant
+`centred`, joint and bone streams are relative to the root joint, which keeps its trajectory. A CSRE run has the recipe
+of its encoder; rows `+ CSRE` stand where it differs.
 
 """
 SOURCES = """\
@@ -143,8 +145,16 @@ def _load(path: Path) -> RunConfig:
 
 def _table_of_settings(recipes: list[Recipe]) -> str:
     keys = ["optim.name", "optim.lr", "optim.weight_decay", "optim.batch_size", "optim.epochs", "optim.warmup_epochs"]
-    keys += ["optim.milestones", "optim.gamma", "optim.decay", "optim.clip_norm", "optim.published_amp", "seed"]
-    keys += ["data.variant", "data.window", "data.rotation", "data.origin", "data.second_person", "model.options"]
+    keys += ["optim.milestones", "optim.gamma", "optim.decay", "optim.cosine", "optim.clip_norm", "optim.published_amp"]
+    keys += [
+        "seed",
+        "data.variant",
+        "data.window",
+        "data.rotation",
+        "data.origin",
+        "data.second_person",
+        "model.options",
+    ]
     heads = ["encoder", "benchmark", *map(_name, keys)]
     rows: dict[tuple[str, ...], list[str]] = {}
     for recipe in sorted(recipes, key=lambda recipe: recipe.encoder):

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Weights, optimiser, schedule, average, banks, random states, every logged number and all scores are bit-equal."""
+    """Weights, optimiser, average, banks, random states, every logged number and all scores are bit-equal."""
     for name in ("last", "best"):
         checkpoints = [load_checkpoint(folder / f"checkpoints/{name}.pt") for folder in (one, other)]
         assert equal(checkpoints[0]["encoder"], checkpoints[1]["encoder"])

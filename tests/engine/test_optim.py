@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from engine.optim import autocast, build_average, build_optimizer, build_scaler, build_schedule, precision
+from engine.optim import (
+    autocast,
+    build_average,
+    build_optimizer,
+    build_scaler,
+    learning_rate,
+    precision,
+    set_learning_rate,
+)
 from engine.schema import OptimConfig
 
 
@@ -18,29 +28,39 @@ def published_rate(epoch: int) -> float:
 
 def test_schedule_is_the_published_one():
     config = OptimConfig(lr=0.1, warmup_epochs=5, milestones=[35, 55])
-    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
-    schedule = build_schedule(optimizer, config)
     for epoch in range(65):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(published_rate(epoch), rel=1e-12), epoch
-        optimizer.step()
-        schedule.step()
+        for done in (epoch, epoch + 0.5, epoch + 0.99):
+            assert learning_rate(config, done) == pytest.approx(published_rate(epoch), rel=1e-12), done
 
 
 def test_no_warm_up_starts_at_the_full_rate():
     config = OptimConfig(lr=0.3, warmup_epochs=0, milestones=[])
-    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
-    build_schedule(optimizer, config)
-    assert optimizer.param_groups[0]["lr"] == 0.3
+    assert learning_rate(config, 0) == 0.3
 
 
 def test_steady_decay_is_that_of_hcn():
     config = OptimConfig(name="adam", lr=1e-3, warmup_epochs=0, milestones=[], decay=0.99)
-    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
-    schedule = build_schedule(optimizer, config)
     for epoch in range(400):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.99**epoch, rel=1e-9)
-        optimizer.step()
-        schedule.step()
+        assert learning_rate(config, epoch) == pytest.approx(1e-3 * 0.99**epoch, rel=1e-9)
+
+
+def test_cosine_is_that_of_hdgcn():
+    """90 epochs of 10 steps: five of warm-up, constant within an epoch, then 0.1 to 1e-4 from step to step."""
+    config = OptimConfig(lr=0.1, epochs=90, warmup_epochs=5, milestones=[], cosine=1e-3)
+    for step in range(900):
+        expected = 0.1 * (step // 10 + 1) / 5
+        if step >= 50:
+            expected = 1e-4 + (0.1 - 1e-4) * (1 + math.cos(math.pi * (step - 50) / 850)) / 2
+        assert learning_rate(config, step / 10) == pytest.approx(expected, rel=1e-12), step
+
+
+def test_a_new_rate_acts_on_the_next_step():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer([weight], OptimConfig(nesterov=False, momentum=0.0, weight_decay=0.0))
+    set_learning_rate(optimizer, 0.25)
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    assert weight.item() == -0.25
 
 
 def test_sgd_step_with_nesterov_momentum_and_weight_decay():

@@ -67,4 +67,5 @@ def test_contradictions_name_the_key_with_its_section():
     config = RunConfig()
     config.csre.positives.hard = 0
     config.optim.patience = 5
-    assert {key for key, _ in contradictions(config)} == {"csre.positives.hard", "optim.patience"}
+    config.optim.cosine = 0.0
+    assert {key for key, _ in contradictions(config)} == {"csre.positives.hard", "optim.patience", "optim.cosine"}
