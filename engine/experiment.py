@@ -67,12 +67,11 @@ class TrainingForward(nn.Module):
         self._project = {name: head.project for name, head in heads.items()}
         self._reads = frozenset[str]().union(*(head.reads for head in heads.values()))
 
-    def forward(self, x: Tensor, joints: Tensor) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
-        """Logits (N, K) and each head's projections, name -> (N, D), for x and joints (N, 3, T, V, M)."""
+    def forward(self, x: Tensor, joints: Tensor) -> tuple[Tensor, dict[str, dict[str, Tensor]], Tensor]:
+        """Logits (N, K), each head's projections, name -> (N, D), and features, for x and joints (N, 3, T, V, M)."""
         observed = self.encoder.observe(x, joints, self._reads)
-        return self.encoder.classify(observed.features), {
-            name: project(observed) for name, project in self._project.items()
-        }
+        logits = self.encoder.classify(observed.features)
+        return logits, {name: project(observed) for name, project in self._project.items()}, observed.features
 
 
 @dataclass

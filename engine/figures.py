@@ -32,12 +32,14 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from common.colours import BLUE, GREY, ORANGE, SERIES
 from engine.evaluate import Accuracy
+from engine.gradients import PREFIX
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 FEW = 20
 """Up to so many classes, each has its name in every figure."""
 WORST = 20
 """Pairs that are listed beside a confusion matrix."""
+GRADIENTS = "gradient norm at the last map"
 MARKERS = "os^DvPX*<>"
 LABELLED_BARS = 30
 
@@ -190,8 +192,22 @@ def losses_of(record: Mapping[str, Any]) -> list[str]:
     return names[names.index("epoch") + 1 : names.index("loss")] if "loss" in record else []
 
 
+def gradients_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The losses' gradients at the encoder's last map, of each epoch the means over the steps that have a record."""
+    by_epoch: dict[int, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if any(name.startswith(PREFIX) for name in record):
+            by_epoch.setdefault(record["epoch"], []).append(record)
+    means: list[Mapping[str, Any]] = []
+    for epoch, steps in by_epoch.items():
+        names = [name for name in steps[0] if name.startswith(PREFIX)]
+        means.append({"epoch": epoch} | {name: float(np.mean([step[name] for step in steps])) for name in names})
+    return means
+
+
 def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Losses (between their bounds where a head logs them), similarities, accuracies and learning rate by epoch."""
+    """By epoch: losses (between their bounds where a head logs them), similarities, the means of the losses' gradients,
+    accuracies and learning rate."""
     train = [record for record in records if record["kind"] == "train"]
     test = [record for record in records if record["kind"] == "test"]
     held_out = [record for record in records if record["kind"] == "validation"]
@@ -206,7 +222,11 @@ def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) ->
         start = f"similarity_{loss}_"
         kinds = {name.removeprefix(start).replace("_", " "): (name, train) for name in logged if name.startswith(start)}
         panels += [(f"similarity, {loss.replace('_', ' ')}", kinds)] if kinds else []
+    gradients = gradients_of(records)
+    terms = {name: None for record in gradients for name in record if name.startswith(PREFIX)}
+    lines = {name.removeprefix(PREFIX).replace("_", " "): (name, gradients) for name in terms}
     panels += [("sum of the losses", {"": ("loss", train)})] if len(losses) > 1 else []
+    panels += [(GRADIENTS, lines)] if lines else []
     accuracies = {"training": ("top1", train), "validation": ("top1", held_out), "test": ("top1", test)}
     panels += [
         ("top-1 accuracy [%]", {name: line for name, line in accuracies.items() if held_out or name != "validation"})
@@ -223,6 +243,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) ->
                 style = "--" if name.startswith("bound_") else "-"
                 axes.plot(*zip(*points, strict=True), style, marker=marker, label=label) if points else None
             axes.set(title=heading, xlabel="epoch")
+            axes.set_yscale("log" if heading == GRADIENTS and axes.lines else "linear")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if len(lines) > 1 and axes.lines:
                 axes.legend(loc="lower right")

@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from engine.errors import NonFiniteLossError, RunError
 from engine.evaluate import Tested, test_due, test_epoch
 from engine.experiment import Experiment, frozen_parts
+from engine.gradients import PREFIX, squared_gradients
 from engine.logs import Log, duration, progress
 from engine.optim import autocast, learning_rate, set_learning_rate
 from engine.processes import StopRequest
@@ -126,8 +127,8 @@ class Step(NamedTuple):
     """What a step computed.
 
     losses: scalars by name, whose sum `loss` is trained. per_clip: cross entropies (N,). logits (N, K), labels (N,).
-    norm: of all gradients. undo: state that the step has changed already, as it was before; None unless
-    `optim.on_non_finite` is skip.
+    norm: of all gradients. at_features: squared norms of the losses' gradients at the last map, where the step is
+    logged. undo: state that the step has changed already, as it was before; None unless `optim.on_non_finite` is skip.
     """
 
     moment: Moment
@@ -137,6 +138,7 @@ class Step(NamedTuple):
     logits: Tensor
     labels: Tensor
     norm: Tensor
+    at_features: dict[str, Tensor]
     undo: tuple[list[Tensor], list[Any]] | None
 
 
@@ -147,7 +149,7 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
     """
     undo = _undo_of(run) if run.config.optim.on_non_finite == "skip" else None
     with autocast(run.device, run.config.optim):
-        logits, projected = run.forward(batch.x, batch.joints)
+        logits, projected, features = run.forward(batch.x, batch.joints)
         per_clip = cross_entropy(
             logits.float(), batch.labels, reduction="none", label_smoothing=run.encoder.label_smoothing
         )
@@ -160,11 +162,17 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
             raise RunError(f"{name}: its loss {taken!r} has the name of another one; give it a name of its own")
         losses |= of_head
     loss = torch.stack(list(losses.values())).sum()
+    at_features = {}
+    if _log_due(run, moment):
+        # Scaled as in the backward pass: the gradients of a clip can be below the range of float16.
+        scaled = {name: run.scaler.scale(value) for name, value in losses.items()}
+        squares = squared_gradients(scaled, features)
+        at_features = {name: square / run.scaler.get_scale() ** 2 for name, square in squares.items()}
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
     norm = get_total_norm([parameter.grad for parameter in _parameters(run) if parameter.grad is not None])
-    return Step(moment, losses, loss, per_clip, logits, batch.labels, norm, undo)
+    return Step(moment, losses, loss, per_clip, logits, batch.labels, norm, at_features, undo)
 
 
 def is_finite(run: Experiment, step: Step) -> bool:
@@ -270,6 +278,11 @@ def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:
     return (every is not None and step % every == 0) or (minutes is not None and seconds >= 60 * minutes)
 
 
+def _log_due(run: Experiment, moment: Moment) -> bool:
+    """Whether a step gets a line in the step log. Counted over the epochs: one of few steps has its turn, too."""
+    return ((moment.epoch - 1) * moment.steps + moment.step) % run.config.log.every_steps == 0
+
+
 def _parameters(run: Experiment) -> list[nn.Parameter]:
     return [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
 
@@ -315,9 +328,12 @@ def _log_step(run: Experiment, log: Log, step: Step) -> None:
     for name, value in now.items():
         run.sums[name] = run.sums[name] + value if name in run.sums else value.clone()
     epoch, number, steps = step.moment
-    if number % run.config.log.every_steps == 0:
-        means = run.ranks.mean(list(now.values()))
-        numbers = {name: float(value) for name, value in zip(now, means, strict=True)}
+    if _log_due(run, step.moment):
+        means = run.ranks.mean([*now.values(), *step.at_features.values()])
+        numbers = {name: float(value) for name, value in zip(now, means[: len(now)], strict=True)}
+        for name, square in zip(step.at_features, means[len(now) :], strict=True):
+            # The step's loss is the mean over the ranks: at the clips of each, its gradient is 1 / size of theirs.
+            numbers[PREFIX + name] = math.sqrt(float(square) / run.ranks.size)
         log.record("step", (epoch - 1) * steps + number, {"epoch": epoch, "step": number, **numbers})
 
 

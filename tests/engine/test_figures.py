@@ -139,6 +139,18 @@ def test_a_loss_stands_between_its_bounds_and_similarities_have_a_panel(drawn, t
     assert [line.get_label() for line in panels["similarity, spatial"].lines] == ["positives", "hard negatives"]
 
 
+def test_gradients_are_means_over_the_logged_steps_of_an_epoch(drawn, tmp_path):
+    norms = ((1, 1.0, 4.0), (1, 3.0, 8.0), (3, 0.5, 2.0))
+    steps = [{"kind": "step", "epoch": e, "gradient_cross_entropy": a, "gradient_spatial": b} for e, a, b in norms]
+    train = [{"kind": "train", "epoch": e, "cross_entropy": 2.0, "loss": 2.0, "lr": 0.1} for e in (1, 2, 3)]
+    figures.draw_curves([*train, *steps, {"kind": "step", "epoch": 2, "loss": 2.0}], "title", tmp_path / "c.png")
+    panels = {axes.get_title("left"): axes for axes in drawn[0].axes if axes.lines}
+    axes = panels["gradient norm at the last map"]
+    lines = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines}
+    assert lines == {"cross entropy": ([1, 3], [2.0, 0.5]), "spatial": ([1, 3], [6.0, 2.0])}
+    assert axes.get_yscale() == "log"
+
+
 def test_a_single_epoch_is_a_point_at_a_whole_number(drawn, tmp_path):
     record = {"kind": "train", "at": 1, "epoch": 1, "cross_entropy": 2.0, "loss": 2.0, "top1": 10.0, "lr": 0.1}
     figures.draw_curves([record], "title", tmp_path / "c.png")

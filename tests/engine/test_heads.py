@@ -100,7 +100,10 @@ def test_all_heads_add_up_and_two_processes_compute_what_one_does(run):
     shared, codes, printed = run("shared", *heads, count=2)
     assert codes == [0, 0], printed
     for kind in ("step", "train"):
-        for one, two in zip(records(alone, kind), records(shared, kind), strict=True):
+        for number, (one, two) in enumerate(zip(records(alone, kind), records(shared, kind), strict=True)):
+            if (kind, number) == ("step", 0):  # DistributedDataParallel does not show its first step's map
+                one = {name: value for name, value in one.items() if not name.startswith("gradient_")}
+            assert one.keys() == two.keys()
             logged = [name for name in one if isinstance(one[name], float) and name not in TIMING]
             assert set(names) < set(logged)
             for name in logged:

@@ -55,7 +55,8 @@ def test_every_quantity_is_logged(call, run_folder):
     call()
     train, test, step = (records(run_folder, kind) for kind in ("train", "test", "step"))
     assert [line["epoch"] for line in train] == [line["epoch"] for line in test] == [1, 2]
-    assert len(step) == 2 * (80 // 16 // 2)  # 80 clips, 16 a step, every second step, two epochs
+    assert [line["at"] for line in step] == [2, 4, 6, 8, 10]  # 80 clips, 16 a step, two epochs, every second step
+    assert all(line[f"gradient_{name}"] > 0 for line in step for name in ("cross_entropy", "spatial", "temporal"))
     wanted = {"loss", "cross_entropy", "spatial", "temporal", "top1", "lr", "active_spatial", "active_temporal"}
     assert wanted | {"clips_per_second", "peak_memory_mb"} <= train[0].keys()
     assert {"top1", "top5", "mean_class"} <= test[0].keys()
@@ -173,7 +174,7 @@ def test_an_interrupted_run_loses_no_finished_epoch(call, run_folder, monkeypatc
     assert equal(straight["training"], load_checkpoint(run_folder / "checkpoints/last.pt")["training"])
     assert [line["epoch"] for line in records(run_folder, "train")] == [1, 2, 3]
     assert [line["epoch"] for line in records(run_folder, "test")] == [1, 2, 3]
-    assert len(records(run_folder, "step")) == 6
+    assert len(records(run_folder, "step")) == 7
 
 
 def test_a_complete_run_is_reported_not_repeated(call, run_folder):
