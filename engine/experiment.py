@@ -189,7 +189,8 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         ) from None
     if config.optim.sync_batchnorm and ranks.size > 1:
         synchronise_batch_norm(nn.ModuleList(trained), device)
-    optimizer = build_optimizer([weight for module in trained for weight in module.parameters()], config.optim)
+    factors = {encoder.get_parameter(name): factor for name, factor in encoder.weight_decay_factors().items()}
+    optimizer = build_optimizer([weight for module in trained for weight in module.parameters()], config.optim, factors)
     forward = TrainingForward(encoder, heads)
     return Experiment(
         config=config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -14,18 +14,27 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from engine.schema import OptimConfig
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Optimizer:
-    """SGD with or without Nesterov momentum, Adam or AdamW; weight decay acts on every parameter, as in the recipes."""
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, decay_factors: Mapping[nn.Parameter, float] | None = None
+) -> Optimizer:
+    """SGD with or without Nesterov momentum, Adam or AdamW.
+
+    Weight decay acts on every parameter, times the parameter's factor where `decay_factors` has one.
+    """
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_factor.setdefault((decay_factors or {}).get(parameter, 1.0), []).append(parameter)
+    groups = [{"params": group, "weight_decay": factor * config.weight_decay} for factor, group in by_factor.items()]
     if config.name == "sgd":
         return SGD(
-            parameters,
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
         )
     adam = Adam if config.name == "adam" else AdamW
-    return adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return adam(groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: OptimConfig, done: float) -> float:

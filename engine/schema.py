@@ -89,7 +89,9 @@ class OptimConfig:
     lr: float = option(0.1, "base learning rate, for the batch size as configured", above=0)
     momentum: float = option(0.9, "momentum of sgd", at_least=0)
     nesterov: bool = option(True, "Nesterov momentum for sgd")
-    weight_decay: float = option(4e-4, "weight decay, on every parameter", at_least=0)
+    weight_decay: float = option(
+        4e-4, "weight decay, on every parameter; an encoder may have factors for some (docs/encoders.md)", at_least=0
+    )
     batch_size: int = option(
         64, "clips per training step, over all processes; an epoch's last incomplete batch is dropped", at_least=1
     )

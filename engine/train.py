@@ -186,7 +186,7 @@ def is_finite(run: Experiment, step: Step) -> bool:
 
 
 def update(run: Experiment, step: Step) -> None:
-    """Clip the gradients, change the weights and their average.
+    """Clip the gradients, let the encoder edit them, change the weights and their average.
 
     Raises:
         NonFiniteLossError: float16 overflowed in too many steps in a row.
@@ -195,6 +195,7 @@ def update(run: Experiment, step: Step) -> None:
     set_learning_rate(run.optimizer, _rate(run, step.moment))
     if config.clip_norm is not None:
         clip_grads_with_norm_(_parameters(run), config.clip_norm, step.norm)
+    run.encoder.edit_gradients()
     run.scaler.step(run.optimizer)
     run.scaler.update()
     overflowed = run.scaler.is_enabled() and not torch.isfinite(step.norm)

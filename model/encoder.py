@@ -110,6 +110,17 @@ class Encoder(nn.Module, ABC):
         """
         return {}
 
+    def weight_decay_factors(self) -> Mapping[str, float]:
+        """Factors on the weight decay, by the names of parameters; those that are not named have 1."""
+        return {}
+
+    def edit_gradients(self) -> None:
+        """Change gradients where the recipe says so; most encoders leave them as they are.
+
+        A training step calls it once, right before the optimiser's: gradients are then unscaled, the mean over all
+        processes, and clipped.
+        """
+
     def published_names(self) -> Mapping[str, Source]:
         """Our state-dict names -> the published ones, for `load_published_weights`.
 

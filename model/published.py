@@ -36,6 +36,12 @@ class Source:
     join: Callable[[list[Tensor]], Tensor] = torch.cat
     shapes: tuple[tuple[int, ...], ...] = ()
     """Of the published tensors, where they are not equal parts of ours."""
+    constant: Tensor | None = None
+    """What the published tensor is in all weights, where it is no state of ours: checked, not kept."""
+
+    def joined(self, parts: list[Tensor]) -> Tensor:
+        """Our tensor of the published ones; RuntimeError when they do not fit together."""
+        return parts[0] if len(parts) == 1 and self.join is torch.cat else self.join(parts)
 
 
 class PublishedModule(nn.Module, ABC):
@@ -129,8 +135,10 @@ def load_published_weights(encoder: Encoder, state_dict: Mapping[str, Tensor]) -
     keeps the weights it had. Raises EncoderError when the encoder knows no published weights.
     """
     state = {name: value for name, value in without_wrapper_prefix(state_dict).items() if not _OF_HEAD.match(name)}
-    table = encoder.published_names()
-    check_names(set(state), {name for source in table.values() for name in source.names}, "published weights")
+    sources = encoder.published_names()
+    check_names(set(state), {name for source in sources.values() for name in source.names}, "published weights")
+    _check_constants(sources, state)
+    table = {ours: source for ours, source in sources.items() if source.constant is None}
     own = encoder.state_dict()
     assert table.keys() == own.keys(), f"{type(encoder).__name__}: its table of published names has gaps"
     parts = {ours: {name: state[name] for name in source.names} for ours, source in table.items()}
@@ -149,6 +157,9 @@ def published_state_dict(encoder: Encoder) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     tensors = encoder.state_dict()
     for ours, source in encoder.published_names().items():
+        if source.constant is not None:
+            state |= {name: source.constant.detach().clone() for name in source.names}
+            continue
         own = tensors[ours]
         if not source.names:
             if not torch.equal(source.join([]), own):
@@ -192,6 +203,21 @@ def _equal_parts(source: Source, own: Tensor) -> tuple[tuple[int, ...], ...]:
 def _published_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Published kernels are (frames, joints), ours (joints, frames)."""
     return (*shape[:2], shape[3], shape[2]) if len(shape) == 4 else shape
+
+
+def _check_constants(sources: Mapping[str, Source], state: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError unless the published constants are what they must be, to 1e-6."""
+    for source in sources.values():
+        if source.constant is None:
+            continue
+        expected = source.constant.detach().double().cpu()
+        for name in source.names:
+            given = state[name].double().cpu()
+            if given.shape != expected.shape or not torch.allclose(given, expected, rtol=0, atol=1e-6):
+                raise WeightsError(
+                    f"{name}: not the constant that it is in published weights; were these trained with this skeleton "
+                    "and network?"
+                )
 
 
 def is_published(encoder: Encoder, names: set[str]) -> bool:
@@ -260,7 +286,7 @@ def _describe_shapes(encoder: Encoder, misshaped: Mapping[str, Mapping[str, tupl
 def _join(source: Source, parts: list[Tensor], own: Tensor) -> Tensor | None:
     """The published parts as one tensor in our layout; None when they do not fit together."""
     try:
-        tensor = parts[0] if len(parts) == 1 else source.join(parts)
+        tensor = source.joined(parts)
     except RuntimeError:
         return None
     # Published kernels are (frames, joints), ours (joints, frames), and one of the two sizes is always 1.

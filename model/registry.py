@@ -20,6 +20,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "hcn": "model.hcn:HCN",
     "hyperformer": "model.hyperformer:Hyperformer",
     "infogcn": "model.infogcn:InfoGCN",
+    "shiftgcn": "model.shiftgcn:ShiftGCN",
 }
 
 # What every encoder is built from; whatever else its constructor takes is an option of that encoder.

@@ -73,6 +73,17 @@ def test_sgd_step_with_nesterov_momentum_and_weight_decay():
     assert weight.item() == pytest.approx(2.0 - 0.5 * (gradient + 0.9 * gradient))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_factors_of_weight_decay_are_those_of_the_parameters(name):
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(4)]
+    config = OptimConfig(name=name, weight_decay=0.1)
+    optimizer = build_optimizer(weights, config, {weights[1]: 10.0, weights[2]: 0.0})
+    decay = {weight: group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    assert [decay[weight] for weight in weights] == [0.1, 1.0, 0.0, 0.1]
+    set_learning_rate(optimizer, 0.3)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.3}
+
+
 def test_average_follows_weights_and_statistics():
     encoder = torch.nn.BatchNorm1d(2)
     average = build_average(encoder, OptimConfig(ema_decay=0.75))

@@ -13,6 +13,7 @@ from engine.config import resolve
 from engine.experiment import Experiment, build
 from engine.train import LINE, epoch_line, forward_backward, is_finite, update
 from heads import Moment
+from tests.engine.tiny import TinyEncoder
 
 ACCURACY = evaluate.measure(np.eye(5, dtype=np.float32), np.arange(5))
 TESTED = evaluate.Tested(ACCURACY, None)
@@ -49,6 +50,36 @@ def test_every_group_of_the_optimiser_is_clipped_and_checked(run):
     assert torch.allclose(step.norm, norm)
     update(run, step)
     assert torch.stack([weight.grad.norm() for weight in everything]).norm() <= 0.5 + 1e-4
+
+
+def test_the_encoder_edits_clipped_gradients_right_before_the_update(run, monkeypatch):
+    step = one_step(run)
+    parameters = [weight for weight in run.encoder.parameters() if weight.grad is not None]
+    seen = []
+
+    def edit():
+        seen.append([weight.grad.norm() for weight in parameters])
+        for weight in parameters:
+            weight.grad.zero_()
+
+    monkeypatch.setattr(run.encoder, "edit_gradients", edit)
+    (group,) = run.optimizer.param_groups
+    group["weight_decay"] = 0.0
+    before = [weight.detach().clone() for weight in parameters]
+    update(run, step)
+    assert 0 < torch.stack(seen[0]).norm() <= 0.5 + 1e-4
+    assert len(seen) == 1
+    assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
+
+
+def test_a_run_has_the_encoders_factors_of_weight_decay(call, monkeypatch):
+    monkeypatch.setattr(TinyEncoder, "weight_decay_factors", lambda self: {"conv.weight": 10.0})
+    run = build(resolve(["--config", str(call.config), "--optim.weight_decay", "0.01"]).config)
+    decay = {weight: group["weight_decay"] for group in run.optimizer.param_groups for weight in group["params"]}
+    assert {name: decay[weight] for name, weight in run.encoder.named_parameters()} == {
+        name: 0.1 if name == "conv.weight" else 0.01 for name, _ in run.encoder.named_parameters()
+    }
+    assert len(decay) == len(list(run.forward.parameters()))
 
 
 def test_a_step_is_finite_until_a_loss_a_gradient_or_a_statistic_is_not(run):

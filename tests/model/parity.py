@@ -50,6 +50,7 @@ TERMS = {
     ),
     "hyperformer": Terms(logits=1e-6, train_logits=1e-6, double=1e-12),
     "infogcn": Terms(options={"sampling": False}, logits=3e-6, double=1e-12),
+    "shiftgcn": Terms(train_logits=2e-5),
 }
 """Encoders that are not compared on the usual terms."""
 

@@ -45,6 +45,10 @@ KNOWN_DEAD = {
         r"\.transform_bias": "a batch normalisation follows and removes it",
         r"^embedding\.(position|coordinates\.bias)$": "constant for each statistic of the normalisation that follows",
     },
+    "shiftgcn": {
+        r"\.gcn\.linear\.bias": "a batch normalisation follows and removes it",
+        r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
+    },
 }
 """Per encoder: parameters (patterns of their names) whose gradient is zero in exact arithmetic, and why."""
 
@@ -55,6 +59,7 @@ SHAPES_AT_52_FRAMES = {
     "hcn": (256, 6, 6),
     "hyperformer": (216, 13, 20),
     "infogcn": (256, 13, 20),
+    "shiftgcn": (256, 13, 20),
 }
 """Per encoder: (C', T', V') of NW-UCLA's clips and the default widths."""
 
@@ -64,6 +69,7 @@ SLIM = {
     "ctrgcn": {"base_channels": 16},
     "hyperformer": {"channels": 36},
     "infogcn": {"base_channels": 16},
+    "shiftgcn": {"base_channels": 16},
 }
 """Per encoder: options that make it narrow, and so fast, where it has such."""
 

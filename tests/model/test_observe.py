@@ -20,6 +20,7 @@ STAGES = {
     "ctrgcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
     "hyperformer": {"low": (216, 52), "mid": (216, 26), "high": (216, 13), "fin": (216, 13)},
     "infogcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
+    "shiftgcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
 }
 """(C, T) of the stages for NW-UCLA's clips of 52 frames."""
 STAGE_BLOCKS = dict.fromkeys(STAGES, ("l1", "l5", "l8", "l10")) | {"infogcn": ("l1", "l4", "l7", "l9")}

@@ -22,6 +22,7 @@ SLIM = {
     "hcn": {},
     "hyperformer": {},
     "infogcn": {"base_channels": 8},
+    "shiftgcn": {"base_channels": 8},
 }
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 

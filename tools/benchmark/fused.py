@@ -23,6 +23,7 @@ from tools.benchmark.plain_forms import (
     PlainGated,
     PlainMultiScale,
     PlainRefined,
+    PlainShift,
     share_weights,
 )
 from tools.benchmark.timing import median_seconds
@@ -50,6 +51,7 @@ FUSIONS = {
     "BlockGCN, three subsets": Fusion("blockgcn", "gcn", PlainBlock, _WIDER),
     "BlockGCN, three subsets and eight groups": Fusion("blockgcn", "gcn", PlainBlockGroups, _WIDER),
     "InfoGCN, three heads": Fusion("infogcn", "gcn", PlainGated, _KEEPING),
+    "Shift-GCN, shifts of joints": Fusion("shiftgcn", "gcn", PlainShift, _KEEPING),
     "CTR-GCN and InfoGCN, temporal branches": Fusion("ctrgcn", "tcn", PlainMultiScale, _KEEPING),
     "the same temporal branches, stride 2": Fusion("ctrgcn", "tcn", PlainMultiScale, _STRIDED),
     "Hyperformer, temporal branches": Fusion(

@@ -18,6 +18,7 @@ from model.blockgcn import GROUPS, NORM_OFFSET, BlockGraphConvolution
 from model.blocks import MultiScaleTemporal, TemporalConvolution, TemporalMaxPool
 from model.ctrgcn import RefinedGraphConvolution
 from model.infogcn import HEADS, GatedGraphConvolution
+from model.shiftgcn import ShiftGraphConvolution
 
 Fused = (
     AdaptiveGraphConvolution
@@ -25,6 +26,7 @@ Fused = (
     | GatedGraphConvolution
     | MultiScaleTemporal
     | RefinedGraphConvolution
+    | ShiftGraphConvolution
 )
 
 
@@ -36,8 +38,8 @@ def share_weights(fused: Fused, plain: nn.Module) -> None:
     state, own = plain.state_dict(), fused.state_dict()
     joined = {}
     for name, source in fused.published_names().items():
-        parts = [state[part] for part in source.names]
-        joined[name] = (parts[0] if len(parts) == 1 else source.join(parts)).reshape(own[name].shape)
+        if source.constant is None:
+            joined[name] = source.joined([state[part] for part in source.names]).reshape(own[name].shape)
     fused.load_state_dict(joined)
 
 
@@ -159,6 +161,31 @@ class PlainGated(nn.Module):
             gate = (query @ key.mT * self.head_channels**-0.5).softmax(dim=-1) * learned  # (n, T, V, V)
             total = total + convolution((gate @ rows).permute(0, 3, 2, 1))
         return functional.relu(self.bn(total) + x)
+
+
+class PlainShift(nn.Module):
+    """ShiftGraphConvolution of Shift-GCN as published: on rows of joints by channels, to which its maps are turned."""
+
+    shift_in: Tensor
+    shift_out: Tensor
+
+    def __init__(self, fused: ShiftGraphConvolution) -> None:
+        super().__init__()
+        channels, joints = fused.mask.shape[:2]
+        self.Feature_Mask = nn.Parameter(torch.empty(1, joints, channels))
+        self.Linear_weight = nn.Parameter(torch.empty(channels, channels))
+        self.Linear_bias = nn.Parameter(torch.empty(1, 1, channels))
+        self.bn = nn.BatchNorm1d(joints * channels)
+        for name in ("shift_in", "shift_out"):
+            self.register_buffer(name, fused.published_names()[name].constant, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_skeletons, channels, joints, frames = x.shape
+        rows = x.permute(0, 3, 2, 1).reshape(-1, joints * channels)
+        moved = rows.index_select(1, self.shift_in).view(-1, joints, channels) * (self.Feature_Mask.tanh() + 1)
+        mapped = (moved @ self.Linear_weight + self.Linear_bias).flatten(1)
+        normalised = self.bn(mapped.index_select(1, self.shift_out))
+        return functional.relu(normalised.view(num_skeletons, frames, joints, channels).permute(0, 3, 2, 1) + x)
 
 
 class PlainMultiScale(nn.Module):
