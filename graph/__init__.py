@@ -10,6 +10,7 @@ Nothing here imports torch, so configuration checks can use it at once.
 """
 
 from graph.adjacency import spatial_partition
+from graph.hierarchy import hierarchy_adjacency, joint_hierarchy
 from graph.hops import hop_distances, with_tips_on_hands
 from graph.joint_operator import joint_operator
 from graph.partitions import joint_groups
@@ -20,8 +21,10 @@ __all__ = [
     "Skeleton",
     "SkeletonError",
     "get_skeleton",
+    "hierarchy_adjacency",
     "hop_distances",
     "joint_groups",
+    "joint_hierarchy",
     "joint_operator",
     "list_skeletons",
     "spatial_partition",

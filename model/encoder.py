@@ -128,6 +128,10 @@ class Encoder(nn.Module, ABC):
         """
         raise EncoderError(f"{type(self).__name__} knows no published weights; it has no table of published names")
 
+    def published_aliases(self) -> Mapping[str, str]:
+        """Further published names of tensors that are published twice -> the names in `published_names`."""
+        return {}
+
     def features(self, x: Tensor, joints: Tensor | None = None) -> Tensor:
         """The last feature map per person, before pooling (the paper's X): (N, M, C', T', V').
 

@@ -135,8 +135,10 @@ def load_published_weights(encoder: Encoder, state_dict: Mapping[str, Tensor]) -
     keeps the weights it had. Raises EncoderError when the encoder knows no published weights.
     """
     state = {name: value for name, value in without_wrapper_prefix(state_dict).items() if not _OF_HEAD.match(name)}
-    sources = encoder.published_names()
-    check_names(set(state), {name for source in sources.values() for name in source.names}, "published weights")
+    sources, aliases = encoder.published_names(), encoder.published_aliases()
+    names = {name for source in sources.values() for name in source.names}
+    check_names(set(state), names | aliases.keys(), "published weights")
+    _check_aliases(aliases, state)
     _check_constants(sources, state)
     table = {ours: source for ours, source in sources.items() if source.constant is None}
     own = encoder.state_dict()
@@ -177,7 +179,7 @@ def published_state_dict(encoder: Encoder) -> dict[str, Tensor]:
         flat[order] = own.flatten()
         parts = flat.split(sizes)
         state |= {name: part.reshape(shape) for name, part, shape in zip(source.names, parts, shapes, strict=True)}
-    return state
+    return state | {alias: state[name] for alias, name in encoder.published_aliases().items()}
 
 
 def _equal_parts(source: Source, own: Tensor) -> tuple[tuple[int, ...], ...]:
@@ -203,6 +205,15 @@ def _equal_parts(source: Source, own: Tensor) -> tuple[tuple[int, ...], ...]:
 def _published_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Published kernels are (frames, joints), ours (joints, frames)."""
     return (*shape[:2], shape[3], shape[2]) if len(shape) == 4 else shape
+
+
+def _check_aliases(aliases: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    torn = [f"{alias} and {name}" for alias, name in aliases.items() if not torch.equal(state[alias], state[name])]
+    if torn:
+        raise WeightsError(
+            f"{_first_few('pairs of names that must hold the same numbers and do not', torn)}; save the state dict of "
+            "the authors' own model, in which they are one tensor"
+        )
 
 
 def _check_constants(sources: Mapping[str, Source], state: Mapping[str, Tensor]) -> None:

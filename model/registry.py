@@ -18,6 +18,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "blockgcn": "model.blockgcn:BlockGCN",
     "ctrgcn": "model.ctrgcn:CTRGCN",
     "hcn": "model.hcn:HCN",
+    "hdgcn": "model.hdgcn:HDGCN",
     "hyperformer": "model.hyperformer:Hyperformer",
     "infogcn": "model.infogcn:InfoGCN",
     "shiftgcn": "model.shiftgcn:ShiftGCN",

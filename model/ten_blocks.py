@@ -1,4 +1,4 @@
-"""The frame that CTR-GCN and 2S-AGCN share, and in part Hyperformer; from ST-GCN (Yan et al., AAAI 2018).
+"""The frame that CTR-GCN, 2S-AGCN and HD-GCN share, and in part Hyperformer; from ST-GCN (Yan et al., AAAI 2018).
 
     block   C_in -> C_out   stride   residual
     l1          3 ->  64      1      none
@@ -16,6 +16,7 @@ Letters: N clips, M persons, n = N * M skeletons, C channels, T frames, V joints
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,32 @@ class NormedBlocksEncoder(BlockEncoder):
     classifier = "fc.linear"
     data_bn: PersonNorm
     fc: PooledClassifier
+
+    def build_ten_blocks(
+        self,
+        base_channels: int,
+        graph_convolution: Callable[[int, int], PublishedModule],
+        temporal_module: Callable[[int, int], PublishedModule],
+        dropout: float,
+    ) -> None:
+        """The layers of the table above, with `base_channels` in l1 to l4 and a dropout before the classifier.
+
+        Args:
+            graph_convolution: (C_in, C_out) -> what mixes the joints, (n, C_in, V, T) -> (n, C_out, V, T).
+            temporal_module: (C, stride) -> what mixes the frames, (n, C, V, T) -> (n, C, V, ceil(T / stride)).
+        """
+        self.data_bn = PersonNorm(COORDINATES, self.skeleton.num_joints, self.num_persons)
+        channels = COORDINATES
+        for number, (width, stride) in enumerate(BLOCKS, start=1):
+            out_channels = width * base_channels
+            block = ResidualBlock(
+                graph_convolution(channels, out_channels),
+                temporal_module(out_channels, stride),
+                residual_path(channels, out_channels, stride) if number > 1 else None,
+            )
+            self.add_block(block, out_channels, stride)
+            channels = out_channels
+        self.fc = PooledClassifier(channels, self.num_classes, dropout)
 
     def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
         return self.run(self.data_bn(x), reads)
@@ -75,18 +102,12 @@ class TenBlockEncoder(NormedBlocksEncoder):
         check_multiple("base_channels", base_channels, self.divisor)
         check_probability("dropout", dropout)
         adjacency = torch.from_numpy(spatial_partition(skeleton))
-        self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
-        channels = COORDINATES
-        for number, (width, stride) in enumerate(BLOCKS, start=1):
-            out_channels = width * base_channels
-            block = ResidualBlock(
-                self.graph_convolution(channels, out_channels, adjacency),
-                self.temporal_module(out_channels, stride),
-                residual_path(channels, out_channels, stride) if number > 1 else None,
-            )
-            self.add_block(block, out_channels, stride)
-            channels = out_channels
-        self.fc = PooledClassifier(channels, num_classes, dropout)
+        self.build_ten_blocks(
+            base_channels,
+            lambda in_channels, out_channels: self.graph_convolution(in_channels, out_channels, adjacency),
+            self.temporal_module,
+            dropout,
+        )
 
     @staticmethod
     @abstractmethod

@@ -42,7 +42,7 @@ def test_every_encoder_has_one_row(rows):
 
 
 def test_every_encoder_has_its_quirks():
-    titles = {"2S-AGCN", "BlockGCN", "CTR-GCN", "HCN", "Hyperformer", "InfoGCN", "Shift-GCN"}
+    titles = {"2S-AGCN", "BlockGCN", "CTR-GCN", "HCN", "HD-GCN", "Hyperformer", "InfoGCN", "Shift-GCN"}
     assert len(titles) == len(list_encoders())
     for title in titles:
         assert section(PAGE, title).count("\n- ") >= 1
@@ -121,7 +121,9 @@ def test_what_the_quirks_say_of_the_configurations():
         assert options.get("partition", "published") == partition
     slim = re.search(r"\(`base_channels` (\d+), Hyperformer `channels` (\d+), HCN whole\)", " ".join(PAGE.split()))
     assert slim is not None
-    narrow = {name: {"base_channels": int(slim[1])} for name in ("agcn", "blockgcn", "ctrgcn", "infogcn", "shiftgcn")}
+    narrow = {
+        name: {"base_channels": int(slim[1])} for name in ("agcn", "blockgcn", "ctrgcn", "hdgcn", "infogcn", "shiftgcn")
+    }
     for name, expected in {**narrow, "hyperformer": {"channels": int(slim[2])}, "hcn": {}}.items():
         options = config_of(f"demo/{name}_joint.yaml").model.options
         assert {key: value for key, value in options.items() if "channels" in key} == expected

@@ -16,6 +16,7 @@ from model import build_encoder, list_encoders
 REFUSED = {
     "hcn": {"fr_head": "stages", "skeleton_gcl": "relations", "acl": "relations"},
     "blockgcn": {"skeleton_gcl": "relations", "acl": "relations"},
+    "hdgcn": {"skeleton_gcl": "relations", "acl": "relations"},
 }
 LABELS = torch.tensor([0, 0, 1, 1])
 

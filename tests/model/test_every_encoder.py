@@ -35,6 +35,11 @@ KNOWN_DEAD = {
         r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
         r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
     },
+    "hdgcn": {
+        r"\.(tcn\.(entry|convs\.\d)|(down|residual)\.conv)\.bias": "a batch normalisation follows and removes it",
+        r"\.(reduce|subsets)\.bias": "a batch normalisation follows and removes it",
+        r"^blocks\.l1\.gcn\.subsets_bn\.bias": "the layers' plain sum, normalised: as above",
+    },
     "hyperformer": {
         r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
         r"\.residual\.conv\.bias": "a batch normalisation follows and removes it",
@@ -57,6 +62,7 @@ SHAPES_AT_52_FRAMES = {
     "blockgcn": (256, 13, 20),
     "ctrgcn": (256, 13, 20),
     "hcn": (256, 6, 6),
+    "hdgcn": (256, 13, 20),
     "hyperformer": (216, 13, 20),
     "infogcn": (256, 13, 20),
     "shiftgcn": (256, 13, 20),
@@ -67,6 +73,7 @@ SLIM = {
     "agcn": {"base_channels": 16},
     "blockgcn": {"base_channels": 16},
     "ctrgcn": {"base_channels": 16},
+    "hdgcn": {"base_channels": 16},
     "hyperformer": {"channels": 36},
     "infogcn": {"base_channels": 16},
     "shiftgcn": {"base_channels": 16},

@@ -20,6 +20,7 @@ SLIM = {
     "blockgcn": {"base_channels": 16},
     "ctrgcn": {"base_channels": 8},
     "hcn": {},
+    "hdgcn": {"base_channels": 8},
     "hyperformer": {},
     "infogcn": {"base_channels": 8},
     "shiftgcn": {"base_channels": 8},

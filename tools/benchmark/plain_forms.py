@@ -17,6 +17,7 @@ from model.agcn import SUBSETS, AdaptiveGraphConvolution
 from model.blockgcn import GROUPS, NORM_OFFSET, BlockGraphConvolution
 from model.blocks import MultiScaleTemporal, TemporalConvolution, TemporalMaxPool
 from model.ctrgcn import RefinedGraphConvolution
+from model.hdgcn import NEAREST_JOINTS, NEAREST_LAYERS, HierarchicalGraphConvolution
 from model.infogcn import HEADS, GatedGraphConvolution
 from model.shiftgcn import ShiftGraphConvolution
 
@@ -24,6 +25,7 @@ Fused = (
     AdaptiveGraphConvolution
     | BlockGraphConvolution
     | GatedGraphConvolution
+    | HierarchicalGraphConvolution
     | MultiScaleTemporal
     | RefinedGraphConvolution
     | ShiftGraphConvolution
@@ -139,6 +141,68 @@ class PlainBlockGroups(PlainBlock):
         return torch.cat(outputs, dim=1)
 
 
+class PlainHierarchical(nn.Module):
+    """HierarchicalGraphConvolution of HD-GCN, one layer after another and in it one subset after another."""
+
+    members: Tensor
+
+    def __init__(self, fused: HierarchicalGraphConvolution) -> None:
+        super().__init__()
+        channels, layers = fused.bn.num_features, fused.num_layers
+        width = channels // 4
+        self.conv_down = nn.ModuleList(nn.Sequential(*_entry(channels, width)) for _ in range(layers))
+        self.conv = nn.ModuleList(
+            nn.ModuleList([*(_normed(width) for _ in range(SUBSETS)), PlainEdges(width, NEAREST_JOINTS)])
+            for _ in range(layers)
+        )
+        self.PA = nn.Parameter(torch.empty_like(fused.topology))
+        self.aha = nn.ModuleDict(
+            {
+                "conv_down": nn.Sequential(*_entry(channels, width)),
+                "edge_conv": PlainEdges(width, NEAREST_LAYERS),
+                "aggregate": nn.Conv1d(width, channels, 1),
+            }
+        )
+        self.bn = nn.BatchNorm2d(channels)
+        assert fused.attention is not None
+        self.register_buffer("members", fused.attention.members, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for reduce, convolutions, graphs in zip(self.conv_down, self.conv, self.PA, strict=True):
+            assert isinstance(convolutions, nn.ModuleList)
+            reduced = reduce(x)
+            mixed = [torch.einsum("vu,ncut->ncvt", graph, reduced) for graph in graphs]
+            parts = [convolution(part) for convolution, part in zip(convolutions, mixed, strict=False)]
+            edges = convolutions[SUBSETS](reduced.mean(dim=3))
+            outputs.append(torch.cat([*parts, edges.unsqueeze(-1).expand_as(reduced)], dim=1))
+        layers = torch.stack(outputs, dim=2)  # (n, C, L, V, T)
+        reduced = self.aha["conv_down"](layers.amax(dim=-1))
+        of_layers = (reduced * self.members).sum(dim=-1) / self.members.sum(dim=-1)
+        weights = torch.sigmoid(self.aha["aggregate"](self.aha["edge_conv"](of_layers)))
+        return functional.relu(self.bn((layers * weights[..., None, None]).sum(dim=2)) + x)
+
+
+class PlainEdges(nn.Module):
+    """EdgeConvolution of one group, every pair of neighbours by itself; (n, c, P) -> (n, c, P)."""
+
+    def __init__(self, channels: int, nearest: int) -> None:
+        super().__init__()
+        self.nearest = nearest
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.LeakyReLU(0.2)
+        )
+
+    def forward(self, points: Tensor) -> Tensor:
+        with torch.no_grad():
+            distances = (points.unsqueeze(-1) - points.unsqueeze(-2)).square().sum(dim=1)
+            nearest = distances.topk(self.nearest, largest=False).indices  # (n, P, nearest)
+        pairs = points.unsqueeze(2).expand(-1, -1, points.shape[2], -1)
+        others = pairs.gather(3, nearest.unsqueeze(1).expand(-1, points.shape[1], -1, -1))
+        own = points.unsqueeze(3).expand_as(others)
+        return self.conv(torch.cat([others - own, own], dim=1)).amax(dim=3)
+
+
 class PlainGated(nn.Module):
     """GatedGraphConvolution of InfoGCN, one head after another."""
 
@@ -210,6 +274,10 @@ class PlainMultiScale(nn.Module):
 
 def _entry(channels: int, width: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def _normed(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
 
 
 def _unit_columns(matrices: Tensor) -> Tensor:
