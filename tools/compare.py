@@ -39,8 +39,8 @@ from common.words import did_you_mean
 from engine.figures import STYLE, draw_tsne, worst_pairs
 from fusion.scores import load_scores
 from tools.html_page import Figure, Section, write_page
+from tools.paper_tables import levels, title_of
 from tools.runs import heads_of, read_json, settings_of
-from tools.tables import levels, title_of
 
 MOVED = 3.0
 """Points by which a class must move to be in Figure 5."""

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 
 from common.files import write_atomically
 from common.front_door import run_command
+from tools.paper_tables import title_of
 from tools.runs import (
     REPOSITORY,
     RESULTS,
@@ -35,7 +36,7 @@ from tools.runs import (
     renewed,
     settings_of,
 )
-from tools.tables import formatted, title_of
+from tools.tables import formatted
 
 WEIGHTS = REPOSITORY / "weights"
 PAGE = """# Weights

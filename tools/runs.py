@@ -7,7 +7,7 @@ Torch is imported only for encoders with options. A record is a dictionary of pl
 | kind | `run`, or `ensemble` |
 | name, benchmark, encoder, heads, stream, seed, epochs | as in the configuration; `heads` is a list of sections |
 | config, command | configuration file (A.yaml+B.yaml: B over A), and the command that repeats the run with it |
-| settings | every setting that is not at its default, but those that say where and how a run executes |
+| settings | every setting not at its default, but those of heads that are off or that say how a run executes |
 | last, best | `epoch` and `top1` (%) on the test clips; the best epoch is chosen on them, or on held-out ones |
 | curve, validation_curve | top-1 (%) of every epoch on test clips and, if any, on held-out ones; null: not tested |
 | classes | of each class: number of test clips, those correct in the last epoch, in the best |
@@ -100,7 +100,7 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
         "epochs": values["optim.epochs"],
         "config": config,
         "command": command_of(config, values),
-        "settings": {key: value for key, value in computed(values).items() if value != leaves()[key].default},
+        "settings": _not_default(values),
         "last": {"epoch": results["last"]["epoch"], "top1": round(results["last"]["top1"], 4)},
         "best": {"epoch": results["best"]["epoch"], "top1": round(results["best"]["top1"], 4)},
         "curve": curves["test"],
@@ -116,8 +116,12 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
 
 def renewed(record: Record) -> Record:
     """A record with the command that repeats its settings with the configuration files of today."""
-    defaults = {key: leaf.default for key, leaf in leaves().items()}
-    return {**record, "command": command_of(record["config"], defaults | record["settings"])}
+    values = {key: leaf.default for key, leaf in leaves().items()} | record["settings"]
+    return {**record, "command": command_of(record["config"], values), "settings": _not_default(values)}
+
+
+def _not_default(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in computed(values).items() if value != leaves()[key].default}
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -143,8 +147,14 @@ def heads_of(values: dict[str, Any]) -> list[str]:
 
 
 def computed(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run computes; options of the encoder only where they are not at their defaults."""
-    values = {key: value for key, value in values.items() if key not in EXECUTION_KEYS}
+    """The settings that say what a run computes: none of a head that is off; options of the encoder only where they are
+    not at their defaults."""
+    off = [key.removesuffix("enabled") for key, value in values.items() if key.endswith(".enabled") and value is False]
+    values = {
+        key: value
+        for key, value in values.items()
+        if key not in EXECUTION_KEYS and (key.endswith(".enabled") or not key.startswith(tuple(off)))
+    }
     if values["model.options"]:
         defaults = option_defaults(values["model.name"])
         options = values["model.options"].items()
@@ -165,7 +175,8 @@ def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
 def command_of(config: str, values: dict[str, Any]) -> str:
     """The command that computes the same as these settings do, from a configuration file of today."""
     files = [word for file in config.split("+") for word in ("--config", file)]
-    base = computed(_resolved(tuple(files)))
+    resolved = _resolved(tuple(files))
+    base = resolved | computed(resolved)
     words = []
     for key, value in computed(values).items():
         if value != base[key]:

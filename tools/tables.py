@@ -17,129 +17,36 @@ import argparse
 import csv
 import io
 import re
-import shlex
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
 from common.errors import UserError
 from common.files import write_atomically
 from common.front_door import run_command
-from engine.schema import leaves
-from feeders.choices import STREAMS
 from fusion.weights import EQUAL
-from heads.registry import HEADS
-from tools.runs import (
-    REPOSITORY,
-    RESULTS,
-    Record,
-    find_runs,
-    load_records,
-    record_of,
-    settings_of_words,
-    standard_words,
+from tools.paper_tables import (
+    ENCODERS,
+    PAPER,
+    TITLES,
+    Table,
+    benchmark_title,
+    spread,
+    table,
+    title_of,
+    variation,
 )
+from tools.runs import REPOSITORY, RESULTS, Record, find_runs, load_records, record_of
 
-ENCODERS = {
-    "hcn": "HCN",
-    "agcn": "2S-AGCN",
-    "ctrgcn": "CTR-GCN",
-    "infogcn": "InfoGCN",
-    "hyperformer": "Hyperformer",
-    "blockgcn": "BlockGCN",
-}
-BENCHMARKS = {
-    "ntu60-xsub": "NTU60 X-Sub",
-    "ntu60-xview": "NTU60 X-View",
-    "ntu120-xsub": "NTU120 X-Sub",
-    "ntu120-xset": "NTU120 X-Set",
-    "nw-ucla": "NW-UCLA",
-}
-INPUTS: dict[str, tuple[str, ...]] = {"J": ("joint",), "B": ("bone",), "2S": STREAMS[:2], "4S": STREAMS}
-
-PAPER = {
-    ("ntu60-xsub", "hcn", "", "J"): 84.3,  # printed in the column of two streams: one network sees both
-    ("ntu60-xsub", "hcn", "csre", "J"): 85.1,
-    ("ntu60-xview", "hcn", "", "J"): 89.9,
-    ("ntu60-xview", "hcn", "csre", "J"): 91.2,
-    ("ntu60-xsub", "agcn", "", "J"): 88.9,
-    ("ntu60-xsub", "agcn", "", "B"): 89.2,
-    ("ntu60-xview", "agcn", "", "J"): 94.5,
-    ("ntu60-xview", "agcn", "", "B"): 94.1,
-    ("nw-ucla", "agcn", "", "J"): 92.0,
-    ("nw-ucla", "agcn", "", "B"): 92.2,
-    ("ntu60-xsub", "ctrgcn", "", "J"): 89.8,
-    ("ntu60-xview", "ctrgcn", "", "J"): 94.8,
-    ("ntu120-xsub", "ctrgcn", "", "J"): 84.9,
-    ("ntu120-xset", "ctrgcn", "", "J"): 86.7,
-    ("nw-ucla", "ctrgcn", "", "J"): 94.6,
-    ("nw-ucla", "infogcn", "", "J"): 93.8,
-    ("nw-ucla", "infogcn", "", "B"): 94.2,
-    ("nw-ucla", "infogcn", "", "2S"): 95.5,
-    ("nw-ucla", "infogcn", "", "4S"): 96.1,
-    ("nw-ucla", "infogcn", "csre", "J"): 94.2,
-    ("nw-ucla", "infogcn", "csre", "B"): 95.5,
-    ("nw-ucla", "infogcn", "csre", "2S"): 95.9,
-    ("nw-ucla", "infogcn", "csre", "4S"): 96.5,
-    ("ntu120-xsub", "ctrgcn", "skeleton_gcl", "J"): 85.6,
-}
-"""Top-1 (%) by benchmark, encoder, head and input, as the paper's Tables 1 to 4 print it."""
-
-PAPER_COST = {
-    ("agcn", ""): (7.5, 5.1),
-    ("agcn", "csre"): (7.8, 8.8),
-    ("ctrgcn", ""): (11.5, 19.9),
-    ("ctrgcn", "csre"): (11.7, 23.5),
-}
-"""Training memory (GB) and minutes an epoch on NTU120, by encoder and head: the paper's Table 8."""
-
-_KINDS = {"R": ("random",), "H": ("hard",), "R+H": ("random", "hard")}
-TABLE_5 = {
-    "S": ["spatial"],
-    "T": ["temporal"],
-    "G": ["global"],
-    "S+T+G": ["spatial", "temporal", "global"],
-    "S+T": ["spatial", "temporal"],
-}
-TABLE_6 = (("R", "R"), ("R", "H"), ("R", "R+H"), ("H", "R"), ("H", "H"), ("H", "R+H"), ("R+H", "R+H"))
-"""Kinds of positives and of negatives (H hard, R random)."""
-
-TITLES = {
-    "1": "NTU RGB+D 60",
-    "2": "NTU RGB+D 120",
-    "3": "NW-UCLA",
-    "4": "training heads",
-    "5": "which features are contrasted",
-    "6": "which positives and negatives are contrasted",
-    "7": "classes by the baseline's accuracy: hard < 80 %, medium 80-90 %, easy > 90 %",
-    "8": "cost of training on NTU RGB+D 120",
-}
-LEVELS = ("hard", "medium", "easy")
-
-FREE = {"seed", "data.stream", "optim.amp", "optim.published_amp", "optim.test_batch_size"}
-"""Settings that may differ between runs of one recipe."""
 MARKERS = ("<!-- results: made by `python tools/tables.py runs --readme` -->", "<!-- end of results -->")
-Table = list[list[str]]
 
 
 class TablesError(UserError):
     """A table that there is not."""
-
-
-class Query(NamedTuple):
-    """Which runs a row of a table is about; `settings` differ from the published recipe."""
-
-    benchmark: str
-    encoder: str
-    head: str = ""
-    input: str = "J"
-    settings: dict[str, Any] = {}  # noqa: RUF012 - never changed
-    label: str = ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,256 +70,44 @@ def collect(results: Path, work_dir: Path | None) -> list[Record]:
     return records
 
 
-def variation(record: Record) -> dict[str, Any] | None:
-    """The settings in which a run differs from the published recipe; None where there is no such recipe."""
-    words = standard_words(record["benchmark"], record["encoder"], record["heads"], record["stream"])
-    if words is None:
-        return None
-    standard = settings_of_words(words)
-    given = {key: leaf.default for key, leaf in leaves().items()} | record["settings"]
-    return {key: given[key] for key, value in standard.items() if given[key] != value and key not in FREE}
-
-
-def find(records: Iterable[Record], query: Query, weights: str = EQUAL) -> dict[str, list[float]]:
-    """Top-1 of the matching runs by `last` and `best`, each sorted by seed."""
-    streams, heads = INPUTS[query.input], [query.head] if query.head else []
-    found: dict[str, list[tuple[int, float]]] = {"last": [], "best": []}
-    records = list(records)
-    same = [r for r in records if (r["benchmark"], r["encoder"], r["heads"]) == (query.benchmark, query.encoder, heads)]
-    standard = {r["name"] for r in same if r["kind"] == "run" and variation(r) == query.settings}
-    for record in same:
-        if record["kind"] == "run" and (record["stream"],) == streams and record["name"] in standard:
-            for selection, values in found.items():
-                values.append((record["seed"], record[selection]["top1"]))
-        elif record["kind"] == "ensemble" and sorted(record["streams"]) == sorted(streams):
-            of_recipe = all(member["run"] in standard for member in record["members"])
-            if of_recipe and record["weights"]["name"] == weights and record["selection"] in found:
-                found[record["selection"]].append((record["seed"], record["top1"]))
-    return {selection: [top1 for _, top1 in sorted(values)] for selection, values in found.items()}
-
-
-def command_for(query: Query) -> str:
-    """The command that fills the row of a query."""
-    streams, heads = INPUTS[query.input], [query.head] if query.head else []
-    if len(streams) > 1:
-        stem = "_".join([query.encoder, *heads])
-        runs = " ".join(f"work_dir/{query.benchmark}/{stem}_{stream}" for stream in streams)
-        return f"python ensemble.py {runs} --output fused.json && python tools/record.py fused.json"
-    words = standard_words(query.benchmark, query.encoder, heads, streams[0])
-    assert words is not None, "there is a recipe for every encoder and benchmark"
-    for key, value in query.settings.items():
-        words += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
-    if query.settings or f"--{query.head}.enabled" in words:
-        words += ["--name", "{name}_" + re.sub(r"\W+", "_", query.label or query.head)]
-    return shlex.join(["python", "main.py", *words])
-
-
-def accuracy_table(records: list[Record], queries: Iterable[Query], weights: str = EQUAL) -> Table:
-    """One row for each query: the paper's number, ours and the difference, or the command that fills it."""
-    rows = [["benchmark", "run", "input", "paper", "last", "best", "seeds", "difference", "to fill it"]]
-    for query in queries:
-        found = find(records, query, weights)
-        paper = PAPER.get((query.benchmark, query.encoder, query.head, query.input)) if not query.settings else None
-        counts = len(found["best"]) or len(found["last"])
-        difference = f"{statistics.mean(found['best']) - paper:+.2f}" if found["best"] and paper else ""
-        one_network = query.encoder == "hcn" and query.input == "J"
-        rows.append(
-            [
-                _benchmark(query.benchmark),
-                query.label or title_of(query.encoder, [query.head] if query.head else []),
-                f"{query.input} (with its motion)" if one_network else query.input,
-                f"{paper:.1f}" if paper else "",
-                spread(found["last"]),
-                spread(found["best"]),
-                str(counts or ""),
-                difference,
-                "" if counts else command_for(query),
-            ]
-        )
-    return rows
-
-
-def spread(values: Sequence[float]) -> str:
-    """`91.38 ± 0.61`, the mean and the standard deviation over seeds; without the latter for one seed."""
-    if not values:
-        return ""
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def table(number: str, records: list[Record], benchmark: str, encoder: str, weights: str = EQUAL) -> Table:
-    """One of the paper's tables; Tables 4 to 6 for a benchmark and an encoder."""
-    if number in "123":
-        of_number = {"1": ("ntu60-xsub", "ntu60-xview"), "2": ("ntu120-xsub", "ntu120-xset"), "3": ("nw-ucla",)}
-        return accuracy_table(
-            records,
-            [
-                Query(name, encoder, head, kind)
-                for name in of_number[number]
-                for encoder in ENCODERS
-                for kind in (("J",) if encoder == "hcn" else INPUTS)  # HCN's one network is what papers call its 2S
-                for head in ("", "csre")
-            ],
-            weights,
-        )
-    if number == "4":
-        return accuracy_table(records, [Query(benchmark, encoder, head) for head in ("", *HEADS)])
-    if number == "5":
-        queries = [
-            Query(
-                *(benchmark, encoder, "csre"),
-                settings={} if branches == TABLE_5["S+T"] else {"csre.branches": branches},
-                label=f"CSRE {name}",
-            )
-            for name, branches in TABLE_5.items()
-        ]
-        return accuracy_table(records, [Query(benchmark, encoder), *queries])
-    if number == "6":
-        return accuracy_table(records, [_table_6_query(benchmark, encoder, *kinds) for kinds in TABLE_6])
-    return _levels(records) if number == "7" else _costs(records)
-
-
-def _table_6_query(benchmark: str, encoder: str, positives: str, negatives: str) -> Query:
-    flat = {
-        f"csre.{side}.{kind}": number if kind in _KINDS[kinds] else 0
-        for side, kinds, number in (("positives", positives, 128), ("negatives", negatives, 512))
-        for kind in ("hard", "random")
-    }
-    settings = {key: count for key, count in flat.items() if count != leaves()[key].default}
-    return Query(benchmark, encoder, "csre", "J", settings, label=f"positives {positives}, negatives {negatives}")
-
-
-def _levels(records: list[Record]) -> Table:
-    """Table 7 of every plain run that has one with CSRE of the same benchmark, encoder, stream and seed; last epoch."""
-    rows: Table = [
-        ["benchmark", "run", "level", "classes", "clips", "class mean", "+ CSRE", "clip mean", "+ CSRE", "to fill it"]
-    ]
-    runs = {
-        (record["benchmark"], record["encoder"], record["stream"], record["seed"], bool(record["heads"])): record[
-            "classes"
-        ]
-        for record in records
-        if record["kind"] == "run" and record["heads"] in ([], ["csre"]) and variation(record) == {}
-    }
-    for benchmark, encoder, stream, seed, with_csre in sorted(runs):
-        pair = runs.get((benchmark, encoder, stream, seed, True))
-        if with_csre or pair is None:
-            continue
-        title = f"{title_of(encoder, [])}, {stream}, seed {seed}"
-        for level, numbers in levels(runs[benchmark, encoder, stream, seed, False], pair).items():
-            shown = [f"{number:.2f}" for number in numbers[2:]] or [""] * 4
-            rows.append([_benchmark(benchmark), title, level, *map(str, numbers[:2]), *shown, ""])
-    if len(rows) == 1:
-        for head in ("", "csre"):
-            query = Query("ntu120-xsub", "ctrgcn", head)
-            rows.append(
-                [BENCHMARKS[query.benchmark], title_of("ctrgcn", [head] if head else []), *[""] * 7, command_for(query)]
-            )
-    return rows
-
-
-def levels(baseline: dict[str, list[int]], other: dict[str, list[int]]) -> dict[str, tuple[Any, ...]]:
-    """Table 7: accuracies of hard, medium and easy classes by the baseline's class accuracy.
-
-    Args:
-        baseline, other: of each class its clips, and how many of them were correct; as in records.
-
-    Returns:
-        By level: number of classes and of clips, then class means and clip means (%) of the baseline and the other.
-    """
-    members: dict[str, list[str]] = {level: [] for level in LEVELS}
-    for name, (clips, correct, *_) in baseline.items():
-        if clips:
-            accuracy = 100 * correct / clips
-            members["hard" if accuracy < 80 else "easy" if accuracy > 90 else "medium"].append(name)
-    found: dict[str, tuple[Any, ...]] = {}
-    for level, names in members.items():
-        clips = sum(baseline[name][0] for name in names)
-        both = (baseline, other) if names else ()
-        class_means = [statistics.mean(100 * counts[name][1] / counts[name][0] for name in names) for counts in both]
-        clip_means = [100 * sum(counts[name][1] for name in names) / clips for counts in both]
-        found[level] = (len(names), clips, *class_means, *clip_means)
-    return found
-
-
-def _costs(records: list[Record]) -> Table:
-    """Table 8, on NTU120 X-Sub."""
-    rows: Table = [["run", "paper GB", "paper min/epoch", "GB", "min/epoch", "device", "to fill it"]]
-    for encoder in ENCODERS:
-        for head in ("", "csre"):
-            heads = [head] if head else []
-            of_paper = [str(number) for number in PAPER_COST.get((encoder, head), ("", ""))]
-            runs = [
-                record
-                for record in records
-                if (record["benchmark"], record["encoder"], record["heads"]) == ("ntu120-xsub", encoder, heads)
-                and record.get("wall_seconds")
-            ]
-            ours = ["", "", "", command_for(Query("ntu120-xsub", encoder, head))]
-            if runs:
-                memory = statistics.mean(record["peak_memory_mb"] / 1000 for record in runs)
-                minutes = statistics.mean(record["wall_seconds"] / 60 / record["epochs"] for record in runs)
-                ours = [f"{memory:.1f}", f"{minutes:.1f}", runs[0]["machine"]["device"], ""]
-            rows.append([title_of(encoder, heads), *of_paper, *ours])
-    return rows
-
-
 def of_recipes(records: Iterable[Record]) -> list[Record]:
     """The runs of published or proposed recipes at full length, and fusions: no sweeps of other settings."""
     return [record for record in records if record["kind"] == "ensemble" or variation(record) == {}]
 
 
-def runs_table(records: list[Record]) -> Table:
+def runs_table(records: Iterable[Record]) -> Table:
     """Every run, those that differ in their seed alone in one row, with the command that repeats it."""
-    rows = [
-        ["benchmark", "run", "input", "epochs", "last", "best", "validation", "paper", "seeds", "precision", "command"]
-    ]
+    shown = ["last", "best", "validation", "paper", "seeds", "precision", "command"]
+    rows = [["benchmark", "run", "input", "epochs", *shown]]
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        benchmark, encoder, heads = record["benchmark"], record["encoder"], tuple(record["heads"])
+        about = (record["benchmark"], record["encoder"], tuple(record["heads"]))
         if record["kind"] == "ensemble":
-            key = (benchmark, encoder, heads, " + ".join(record["streams"]), record["weights"]["name"], "")
+            groups[*about, " + ".join(record["streams"]), record["weights"]["name"], ""].append(record)
         else:
-            key = (benchmark, encoder, heads, record["stream"], _without_seed(record["command"]), record["epochs"])
-        groups[key].append(record)
+            command = re.sub(r" --seed \d+", "", record["command"])
+            groups[*about, record["stream"], command, record["epochs"]].append(record)
     for group, members in sorted(groups.items(), key=lambda item: str(item[0])):
         benchmark, encoder, heads, streams, command, epochs = group
         members.sort(key=lambda record: record["seed"] if isinstance(record["seed"], int) else -1)
         seeds = ",".join(dict.fromkeys(str(record["seed"]) for record in members))
-        title = title_of(encoder, heads)
-        precision = ""
-        if members[0]["kind"] == "ensemble":
-            values = {s: [r["top1"] for r in members if r["selection"] == s] for s in ("last", "best")}
-            title, kind = f"{title}, weights {command}", f"{len(members[0]['streams'])}S"
-            folders = " ".join(f"work_dir/{benchmark}/{member['run']}" for member in members[0]["members"])
-            command = f"python ensemble.py {folders}"
+        first, title, precision, kind = members[0], title_of(encoder, heads), "", ""
+        if first["kind"] == "ensemble":
+            values = [[r["top1"] for r in members if r["selection"] == which] for which in ("last", "best")]
+            title, kind = f"{title}, weights {command}", f"{len(first['streams'])}S"
+            folders = [f"work_dir/{benchmark}/{member['run']}" for member in first["members"]]
+            command = " ".join(["python ensemble.py", *folders])
         else:
-            values = {s: [record[s]["top1"] for record in members] for s in ("last", "best")}
-            precision = ", ".join(dict.fromkeys(_precision(record) for record in members))
-            kind = "J" if streams == "joint" else "B" if streams == "bone" else ""
-            changed = ", ".join(f"{key} {value}" for key, value in (variation(members[0]) or {}).items())
-            title = f"{title}, {changed}" if changed else title
+            values = [[record[which]["top1"] for record in members] for which in ("last", "best")]
+            precision = ", ".join(dict.fromkeys(map(_precision, members)))
+            kind = {"joint": "J", "bone": "B"}.get(streams, "")
+            title = ", ".join([title, *(f"{key} {value}" for key, value in (variation(first) or {}).items())])
             command = f"python tools/sweep.py {_sweep_words(command)} --seeds {seeds}"
-        paper = None if ", " in title else PAPER.get((benchmark, encoder, "+".join(heads), kind))
-        rows.append(
-            [
-                _benchmark(benchmark),
-                title,
-                streams.replace("_", " "),
-                str(epochs),
-                spread(values["last"]),
-                spread(values["best"]),
-                spread([max(filter(None, curve)) for record in members if (curve := record.get("validation_curve"))]),
-                f"{paper:.1f}" if paper else "",
-                seeds,
-                precision,
-                command,
-            ]
-        )
+        held_out = [max(filter(None, curve)) for record in members if (curve := record.get("validation_curve"))]
+        paper = None if ", " in title else PAPER.get((benchmark, encoder, "+".join(heads)), {}).get(kind)
+        cells = [*map(spread, (*values, held_out)), f"{paper:.1f}" if paper else "", seeds, precision, command]
+        rows.append([benchmark_title(benchmark), title, streams.replace("_", " "), str(epochs), *cells])
     return rows
-
-
-def _without_seed(command: str) -> str:
-    return re.sub(r" --seed \d+", "", command)
 
 
 def _sweep_words(command: str) -> str:
@@ -428,19 +123,6 @@ def _precision(record: Record) -> str:
         on_cpu = record["machine"]["device"] == "cpu"
         amp = "off" if on_cpu else record["settings"].get("optim.published_amp", "off")
     return "float32" if amp == "off" else str(amp)
-
-
-def _benchmark(name: str) -> str:
-    return BENCHMARKS.get(name, name)
-
-
-def title_of(encoder: str, heads: Sequence[str]) -> str:
-    """`CTR-GCN + CSRE`."""
-    names = [HEADS[head].title if head in HEADS else head for head in heads]
-    return " + ".join([ENCODERS.get(encoder, encoder), *names])
-
-
-# --- formats ----------------------------------------------------------------------------------------------------------
 
 
 def formatted(rows: Table, style: str) -> str:
