@@ -2,14 +2,14 @@
 
     skeleton = get_skeleton("ntu")                   # or "nw-ucla", or the path of your own YAML file
     skeleton.num_joints, skeleton.parents, skeleton.bone_pairs
-    spatial_partition(skeleton)                      # (3, V, V) float32
+    spatial_partition(skeleton)                      # (3, V, V) float32; root_partition of the same shape
     hop_distances(skeleton)                          # (V, V) int64
     joint_groups(skeleton), joint_operator(skeleton, order=1)
 
 Nothing here imports torch, so configuration checks can use it at once.
 """
 
-from graph.adjacency import spatial_partition
+from graph.adjacency import root_partition, spatial_partition
 from graph.hierarchy import hierarchy_adjacency, joint_hierarchy
 from graph.hops import hop_distances, with_tips_on_hands
 from graph.joint_operator import joint_operator
@@ -27,6 +27,7 @@ __all__ = [
     "joint_hierarchy",
     "joint_operator",
     "list_skeletons",
+    "root_partition",
     "spatial_partition",
     "with_tips_on_hands",
 ]

@@ -34,7 +34,7 @@ from model.blocks import (
     published_down,
     residual_path,
 )
-from model.encoder import Observed, check_multiple, check_probability
+from model.encoder import COORDINATES, Observed, check_multiple, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
 from model.published import PublishedModule, Source, joined, published_blocks, same, within
@@ -54,6 +54,7 @@ class BlockGCN(BlockEncoder):
 
     Args:
         skeleton, num_classes, num_persons, window: see model.build_encoder.
+        in_channels: see Encoder.
         base_channels: channels of l1 to l4, a multiple of 8; l5-l10 have twice as many.
         topology: whose joints describe a skeleton's topology, and what scales their distances: `own`, `matched` or
             `published` (see DynamicTopology); None: `own`, and `published` once published weights are loaded. Only
@@ -70,15 +71,22 @@ class BlockGCN(BlockEncoder):
         num_classes: int,
         num_persons: int = 2,
         window: int = 64,
+        in_channels: int = COORDINATES,
         base_channels: int = 128,
         topology: Choice | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        super().__init__(
+            skeleton=skeleton,
+            num_classes=num_classes,
+            num_persons=num_persons,
+            window=window,
+            in_channels=in_channels,
+        )
         check_multiple("base_channels", base_channels, GROUPS)
         check_probability("dropout", dropout)
         hops = torch.from_numpy(hop_distances(with_tips_on_hands(skeleton)))
-        self.embedding = JointEmbedding(base_channels, skeleton.num_joints, num_persons)
+        self.embedding = JointEmbedding(in_channels, base_channels, skeleton.num_joints, num_persons)
         self.topology = DynamicTopology(TOPOLOGY_ELEMENTS, topology)
         channels = base_channels
         term_widths = []

@@ -75,10 +75,30 @@ def precise_softmax(scores: Tensor) -> Tensor:
     return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
+def shared_graph_convolution(x: Tensor, topology: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """Σ_k Σ_v topology[k, v, w] u_k[v], of u = convolution(x); (n, C_in, V, T) -> (n, C_out, V, T).
+
+    topology: (k, V, V), the same for all skeletons; the joint that receives is the second. convolution: 1x1 with bias,
+    C_in -> k * C_out; its output channel k * C_out + c is channel c of u_k.
+
+    The joints are mixed before the convolution, on the fewer channels, and in all subsets at once; then the bias, mixed
+    likewise, is added.
+    """
+    subsets, joints, _ = topology.shape
+    skeletons, in_channels, _, frames = x.shape
+    mixed = torch.matmul(topology.mT.flatten(0, 1), x).view(skeletons, in_channels * subsets, joints, frames)
+    weight = convolution.weight.view(subsets, -1, in_channels).permute(1, 2, 0).flatten(1)
+    assert convolution.bias is not None
+    bias = convolution.bias.view(subsets, -1).mT @ topology.sum(dim=1)  # (C_out, V)
+    output = functional.conv2d(mixed, weight[..., None, None])
+    return output + bias.unsqueeze(-1).to(output.dtype)
+
+
 class PersonNorm(nn.Module):
     """Batch normalisation of raw clips: every coordinate of every joint of every person has statistics of its own.
 
     (N, C, T, V, M) -> (n, C, V, T); row n of the result is clip * M + person. Feature index m * V * C + v * C + c.
+    With `num_persons` 1 the persons of a clip, however many, share the statistics, absent ones among them.
     """
 
     def __init__(self, channels: int, num_joints: int, num_persons: int) -> None:
@@ -87,7 +107,7 @@ class PersonNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         num_clips, channels, frames, joints, persons = x.shape
-        x = self.norm(x.permute(0, 4, 3, 1, 2).reshape(num_clips, persons * joints * channels, frames))
+        x = self.norm(x.permute(0, 4, 3, 1, 2).reshape(-1, self.norm.num_features, frames))
         return x.view(num_clips * persons, joints, channels, frames).transpose(1, 2).contiguous()
 
 

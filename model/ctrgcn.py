@@ -31,11 +31,13 @@ from model.blocks import (
     published_down,
     residual_path,
 )
-from model.encoder import COORDINATES, Observed
+from model.encoder import Observed
 from model.published import PublishedModule, Source, interleave, joined, same
 from model.ten_blocks import TenBlockEncoder
 
 SUBSETS = 3
+RAW_RELATION_CHANNELS = 8
+"""Relation channels of a block that reads coordinates."""
 
 
 class CTRGCN(TenBlockEncoder):
@@ -77,7 +79,7 @@ class RefinedGraphConvolution(PublishedModule):
 
     def __init__(self, in_channels: int, out_channels: int, adjacency: Tensor) -> None:
         super().__init__()
-        self.relation_channels = 8 if in_channels == COORDINATES else in_channels // 8
+        self.relation_channels = in_channels // 8 or RAW_RELATION_CHANNELS
         self.out_channels = out_channels
         self.relation = nn.Conv1d(in_channels, 2 * SUBSETS * self.relation_channels, 1)
         self.refine_weight = nn.Parameter(torch.empty(SUBSETS, out_channels, self.relation_channels))

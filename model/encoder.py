@@ -42,7 +42,11 @@ class Encoder(nn.Module, ABC):
     """A classifier of skeleton clips that shows its last spatio-temporal feature map.
 
     A subclass builds its layers, states its `feature_shape`, and writes `extract` (from clips to the feature map) and
-    `classify` (from there to logits). What its constructor takes beyond the four arguments below are its options.
+    `classify` (from there to logits). What its constructor takes beyond the first four arguments below are its options.
+
+    Args:
+        skeleton, num_classes, num_persons, window: see model.build_encoder.
+        in_channels: C, numbers per joint: x, y and z, or x, y and confidence in 2-D clips; 2 for x and y alone.
 
     Raises EncoderError for an argument of the wrong type or out of range.
     """
@@ -53,16 +57,26 @@ class Encoder(nn.Module, ABC):
     label_smoothing: float = 0.0
     """Smoothing of the labels in the cross entropy that the encoder trains with, in [0, 1). Part of its recipe."""
 
-    def __init__(self, *, skeleton: Skeleton, num_classes: int, num_persons: int = 2, window: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        skeleton: Skeleton,
+        num_classes: int,
+        num_persons: int = 2,
+        window: int = 64,
+        in_channels: int = COORDINATES,
+    ) -> None:
         super().__init__()
         if not isinstance(skeleton, Skeleton):
             raise EncoderError(f"skeleton: {skeleton!r} is not a graph.Skeleton; make one with get_skeleton")
-        for name, value in (("num_classes", num_classes), ("num_persons", num_persons), ("window", window)):
+        sizes = {"num_classes": num_classes, "num_persons": num_persons, "window": window, "in_channels": in_channels}
+        for name, value in sizes.items():
             check_positive(name, value)
         self.skeleton = skeleton
         self.num_classes = num_classes
         self.num_persons = num_persons
         self.window = window
+        self.in_channels = in_channels
 
     @property
     @abstractmethod
@@ -136,7 +150,7 @@ class Encoder(nn.Module, ABC):
         """The last feature map per person, before pooling (the paper's X): (N, M, C', T', V').
 
         Args:
-            x: (N, 3, T, V, M), float, of the stream that the encoder works on; absent persons are zero.
+            x: (N, C, T, V, M), float, of the stream that the encoder works on; absent persons are zero.
             joints: the raw joints of the same clips, same shape, for encoders that read them beside the stream; None
                 means x.
 
@@ -177,9 +191,9 @@ class Encoder(nn.Module, ABC):
         return x, joints
 
     def _check_clips(self, name: str, clips: Tensor) -> None:
-        expected = (COORDINATES, self.window, self.skeleton.num_joints, self.num_persons)
+        expected = (self.in_channels, self.window, self.skeleton.num_joints, self.num_persons)
         if clips.shape[1:] != expected or clips.ndim != 5:
-            axes = ("coordinates", "frames (window)", "joints", "persons (num_persons)")
+            axes = ("channels (in_channels)", "frames (window)", "joints", "persons (num_persons)")
             wrong = [
                 f"{given} {axis} instead of {needed}"
                 for axis, given, needed in zip(axes, clips.shape[1:], expected, strict=False)

@@ -74,6 +74,7 @@ class HCN(Encoder):
 
     Args:
         skeleton, num_classes, num_persons, window: see model.build_encoder; 16 frames at least.
+        in_channels: see Encoder.
         feature_map: `units` or `joints`.
         hidden: width of the classifier's hidden layer; 256 in older published weights.
         dropout: probability of all dropout layers.
@@ -88,11 +89,18 @@ class HCN(Encoder):
         num_classes: int,
         num_persons: int = 2,
         window: int = 64,
+        in_channels: int = COORDINATES,
         feature_map: FeatureMap = "units",
         hidden: int = 512,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        super().__init__(
+            skeleton=skeleton,
+            num_classes=num_classes,
+            num_persons=num_persons,
+            window=window,
+            in_channels=in_channels,
+        )
         if window < SHORTEST_WINDOW:
             raise EncoderError(
                 f"window: {window} frames halved four times leave none for HCN; take {SHORTEST_WINDOW} or more"
@@ -101,7 +109,7 @@ class HCN(Encoder):
         check_positive("hidden", hidden)
         check_probability("dropout", dropout)
         self.feature_map = feature_map
-        self.points = nn.ModuleDict({stream: PointFeatures(window) for stream in STREAMS})
+        self.points = nn.ModuleDict({stream: PointFeatures(in_channels, window) for stream in STREAMS})
         self.cooccurrence = nn.ModuleDict({stream: Cooccurrence(skeleton.num_joints, dropout) for stream in STREAMS})
         self.aggregation = Aggregation(dropout)
         pooled = window // 16
@@ -157,11 +165,11 @@ def motion_of(position: Tensor) -> Tensor:
 
 
 class PointFeatures(nn.Module):
-    """conv1 and conv2, which see each joint by itself; (n, 3, V, T) -> (n, W, V, T)."""
+    """conv1 and conv2, which see each joint by itself; (n, C, V, T) -> (n, W, V, T)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(COORDINATES, POINT_CHANNELS, 1)
+        self.conv1 = nn.Conv2d(in_channels, POINT_CHANNELS, 1)
         self.conv2 = nn.Conv2d(POINT_CHANNELS, width, (1, 3), padding=(0, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class HDGCN(NormedBlocksEncoder):
 
     Args:
         skeleton, num_classes, num_persons, window: see model.build_encoder.
+        in_channels: see Encoder.
         centre_of_mass: name of the joint in the middle of the hierarchy; None: the root of the skeleton. The published
             ensembles fuse three centres (`base of spine`, `middle of spine` and `spine between shoulders` of NTU RGB+D;
             `hip centre`, `spine` and `shoulder centre` of NW-UCLA).
@@ -50,11 +51,18 @@ class HDGCN(NormedBlocksEncoder):
         num_classes: int,
         num_persons: int = 2,
         window: int = 64,
+        in_channels: int = COORDINATES,
         centre_of_mass: str | None = None,
         base_channels: int = 64,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        super().__init__(
+            skeleton=skeleton,
+            num_classes=num_classes,
+            num_persons=num_persons,
+            window=window,
+            in_channels=in_channels,
+        )
         check_multiple("base_channels", base_channels, 4)
         check_probability("dropout", dropout)
         groups = joint_hierarchy(skeleton, _joint(skeleton, centre_of_mass))
@@ -108,7 +116,7 @@ class HierarchicalGraphConvolution(PublishedModule):
         self.subsets = nn.Conv2d(self.num_layers * width, subsets * width, 1, groups=self.num_layers)
         self.subsets_bn = nn.BatchNorm1d(subsets * width)
         self.edges = EdgeConvolution(self.num_layers, width, NEAREST_JOINTS)
-        self.attention = LayerAttention(out_channels, adjacency) if in_channels != COORDINATES else None
+        self.attention = LayerAttention(out_channels, adjacency) if in_channels > COORDINATES else None
         self.bn = nn.BatchNorm2d(out_channels)
         self.down = residual_path(in_channels, out_channels)
         init_convolution(self.reduce, fused=self.num_layers)

@@ -39,6 +39,7 @@ class Hyperformer(NormedBlocksEncoder):
 
     Args:
         skeleton, num_classes, num_persons, window: see model.build_encoder.
+        in_channels: see Encoder.
         partition: the groups of joints, see graph.joint_groups: `published`, `published_bone` (for the bone streams;
             another than `published` on NW-UCLA only) or `parts` of the skeleton.
         channels: of all blocks, a multiple of 36.
@@ -55,12 +56,19 @@ class Hyperformer(NormedBlocksEncoder):
         num_classes: int,
         num_persons: int = 2,
         window: int = 64,
+        in_channels: int = COORDINATES,
         partition: Partition = "published",
         channels: int = 216,
         drop_path: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        super().__init__(
+            skeleton=skeleton,
+            num_classes=num_classes,
+            num_persons=num_persons,
+            window=window,
+            in_channels=in_channels,
+        )
         check_multiple("channels", channels, 36)
         check_probability("drop_path", drop_path)
         check_probability("dropout", dropout)
@@ -69,8 +77,7 @@ class Hyperformer(NormedBlocksEncoder):
         except SkeletonError as error:
             raise EncoderError(str(error)) from None
         hops = torch.from_numpy(hop_distances(with_tips_on_hands(skeleton)))
-        self.data_bn = PersonNorm(COORDINATES, skeleton.num_joints, num_persons)
-        in_channels = COORDINATES
+        self.data_bn = PersonNorm(in_channels, skeleton.num_joints, num_persons)
         for index, stride in enumerate(STRIDES):
             rate = drop_path * index / (len(STRIDES) - 1)
             block = Block(in_channels, channels, hops, groups, stride=stride, drop_path=rate)

@@ -27,7 +27,7 @@ from graph import Skeleton, SkeletonError, joint_operator
 from graph.joint_operator import BoneDirection
 from model.block_encoder import BlockEncoder
 from model.blocks import MultiScaleTemporal, precise_softmax, published_down, residual_path
-from model.encoder import Observed, check_multiple, check_not_negative, check_probability
+from model.encoder import COORDINATES, Observed, check_multiple, check_not_negative, check_probability
 from model.errors import EncoderError
 from model.joint_embedding import JointEmbedding
 from model.latent import LatentClassifier, conditional_latent_loss, marginal_latent_loss, orthogonal_prior
@@ -43,6 +43,7 @@ class InfoGCN(BlockEncoder):
 
     Args:
         skeleton, num_classes, num_persons, window: see model.build_encoder.
+        in_channels: see Encoder.
         order: k of the joint operator: 1 makes bones of the joints; orders above the skeleton's depth (from 8 on for
             NTU, from 7 on for NW-UCLA) pass the stream on as it is.
         direction: `published` or `to_ancestor`, see graph.joint_operator; they differ on NW-UCLA alone.
@@ -68,6 +69,7 @@ class InfoGCN(BlockEncoder):
         num_classes: int,
         num_persons: int = 2,
         window: int = 64,
+        in_channels: int = COORDINATES,
         order: int = 1,
         direction: BoneDirection = "published",
         base_channels: int = 64,
@@ -79,7 +81,13 @@ class InfoGCN(BlockEncoder):
         label_smoothing: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        super().__init__(
+            skeleton=skeleton,
+            num_classes=num_classes,
+            num_persons=num_persons,
+            window=window,
+            in_channels=in_channels,
+        )
         check_multiple("base_channels", base_channels, 8)
         weights = {"conditional_weight": conditional_weight, "marginal_weight": marginal_weight}
         for name, value in {**weights, "noise_ratio": noise_ratio, "prior_gain": prior_gain}.items():
@@ -96,7 +104,7 @@ class InfoGCN(BlockEncoder):
         except SkeletonError as error:
             raise EncoderError(str(error)) from None
         self.register_buffer("operator", operator, persistent=False)
-        self.embedding = JointEmbedding(base_channels, skeleton.num_joints, num_persons)
+        self.embedding = JointEmbedding(in_channels, base_channels, skeleton.num_joints, num_persons)
         channels = base_channels
         for width, stride in BLOCKS:
             block = Block(channels, width * base_channels, skeleton.num_joints, stride)

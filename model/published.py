@@ -104,12 +104,13 @@ def within(ours: str, published: str, table: Mapping[str, Source]) -> dict[str, 
     }
 
 
-def published_blocks(blocks: nn.ModuleDict) -> dict[str, Source]:
-    """Table of an encoder's `blocks`, which are published under their keys."""
+def published_blocks(blocks: nn.ModuleDict, numbered_from_zero: str | None = None) -> dict[str, Source]:
+    """Table of an encoder's `blocks`, which are published under their keys, or as a numbered list of that name."""
     table: dict[str, Source] = {}
-    for name, block in blocks.items():
+    for number, (name, block) in enumerate(blocks.items()):
         assert isinstance(block, PublishedModule)
-        table |= within(f"blocks.{name}", name, block.published_names())
+        published = name if numbered_from_zero is None else f"{numbered_from_zero}.{number}"
+        table |= within(f"blocks.{name}", published, block.published_names())
     return table
 
 

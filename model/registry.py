@@ -22,6 +22,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "hyperformer": "model.hyperformer:Hyperformer",
     "infogcn": "model.infogcn:InfoGCN",
     "shiftgcn": "model.shiftgcn:ShiftGCN",
+    "stgcn": "model.stgcn:STGCN",
 }
 
 # What every encoder is built from; whatever else its constructor takes is an option of that encoder.

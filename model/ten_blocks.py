@@ -52,8 +52,8 @@ class NormedBlocksEncoder(BlockEncoder):
             graph_convolution: (C_in, C_out) -> what mixes the joints, (n, C_in, V, T) -> (n, C_out, V, T).
             temporal_module: (C, stride) -> what mixes the frames, (n, C, V, T) -> (n, C, V, ceil(T / stride)).
         """
-        self.data_bn = PersonNorm(COORDINATES, self.skeleton.num_joints, self.num_persons)
-        channels = COORDINATES
+        self.data_bn = PersonNorm(self.in_channels, self.skeleton.num_joints, self.num_persons)
+        channels = self.in_channels
         for number, (width, stride) in enumerate(BLOCKS, start=1):
             out_channels = width * base_channels
             block = ResidualBlock(
@@ -81,6 +81,7 @@ class TenBlockEncoder(NormedBlocksEncoder):
 
     Args:
         skeleton, num_classes, num_persons, window: see model.build_encoder.
+        in_channels: see Encoder.
         base_channels: channels of l1 to l4, a multiple of `divisor`; l5-l7 have twice, l8-l10 four times as many.
         dropout: probability before the classifier.
     """
@@ -95,10 +96,17 @@ class TenBlockEncoder(NormedBlocksEncoder):
         num_classes: int,
         num_persons: int = 2,
         window: int = 64,
+        in_channels: int = COORDINATES,
         base_channels: int = 64,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(skeleton=skeleton, num_classes=num_classes, num_persons=num_persons, window=window)
+        super().__init__(
+            skeleton=skeleton,
+            num_classes=num_classes,
+            num_persons=num_persons,
+            window=window,
+            in_channels=in_channels,
+        )
         check_multiple("base_channels", base_channels, self.divisor)
         check_probability("dropout", dropout)
         adjacency = torch.from_numpy(spatial_partition(skeleton))

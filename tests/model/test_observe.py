@@ -9,19 +9,15 @@ import pytest
 import torch
 
 from graph import get_skeleton
-from model import EncoderError, build_encoder
+from model import EncoderError, build_encoder, list_encoders
 from model.published import load_published_weights
 from tests.heads.fixtures import close, load, part, rule
 from tests.model.parity import Fixture
 
-STAGES = {
-    "agcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
-    "blockgcn": {"low": (128, 52), "mid": (256, 26), "high": (256, 13), "fin": (256, 13)},
-    "ctrgcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
-    "hdgcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
+USUAL_STAGES = {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)}
+STAGES = dict.fromkeys([name for name in list_encoders() if name != "hcn"], USUAL_STAGES) | {
+    "blockgcn": USUAL_STAGES | {"low": (128, 52), "mid": (256, 26)},
     "hyperformer": {"low": (216, 52), "mid": (216, 26), "high": (216, 13), "fin": (216, 13)},
-    "infogcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
-    "shiftgcn": {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)},
 }
 """(C, T) of the stages for NW-UCLA's clips of 52 frames."""
 STAGE_BLOCKS = dict.fromkeys(STAGES, ("l1", "l5", "l8", "l10")) | {"infogcn": ("l1", "l4", "l7", "l9")}

@@ -12,24 +12,15 @@ import torch
 from engine.predictor import load_run
 from model import list_encoders, load_published_weights, load_weights_file
 from model.published import published_state_dict
+from tests.model.slim import slim
 from tests.tools.untrained import untrained_run
 from tools import export
 
-SLIM = {
-    "agcn": {"base_channels": 8},
-    "blockgcn": {"base_channels": 16},
-    "ctrgcn": {"base_channels": 8},
-    "hcn": {},
-    "hdgcn": {"base_channels": 8},
-    "hyperformer": {},
-    "infogcn": {"base_channels": 8},
-    "shiftgcn": {"base_channels": 8},
-}
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 def make_run(folder, name="ctrgcn", benchmark="demo", **settings):
-    settings = {"model__options": SLIM[name], "data__benchmark": benchmark, "data__window": 16} | settings
+    settings = {"model__options": slim(name), "data__benchmark": benchmark, "data__window": 16} | settings
     return untrained_run(folder, model__name=name, **settings)
 
 

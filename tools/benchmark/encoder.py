@@ -122,8 +122,8 @@ def count_macs(encoder: Encoder) -> int:
 
 
 def example(encoder: Encoder, num_clips: int) -> Tensor:
-    """Random clips (N, 3, T, V, M) of the shape that the encoder takes."""
-    return torch.randn(num_clips, 3, encoder.window, encoder.skeleton.num_joints, encoder.num_persons)
+    """Random clips (N, C, T, V, M) of the shape that the encoder takes."""
+    return torch.randn(num_clips, encoder.in_channels, encoder.window, encoder.skeleton.num_joints, encoder.num_persons)
 
 
 def _try(step: Callable[[], None], batch: int) -> None:
