@@ -1,15 +1,20 @@
-"""Fuse the scores of several streams: `python ensemble.py RUN_OR_SCORES...`; without arguments, a table of all sets."""
+"""Fuse the scores of several streams: `python ensemble.py RUN_OR_SCORES...`; without arguments, a table of all sets.
+
+With `--evaluate` the named runs are tested first.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from common.allocator import keep_freed_memory
 from common.files import write_atomically
 from common.front_door import run_command
 from common.words import did_you_mean
@@ -17,7 +22,7 @@ from fusion.report import Fit, Report, report_named, report_sets
 from fusion.scores import ScoresError
 from fusion.weights import EQUAL, PRESETS
 
-NEED_SCORES = ("epoch", "fit", "folds", "seed", "labels", "streams", "benchmark")
+NEED_SCORES = ("evaluate", "epoch", "fit", "folds", "seed", "labels", "streams", "benchmark")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +53,7 @@ def _report(options: argparse.Namespace) -> Report:
     weights = _weights(options.weights)
     if options.scores:
         return report_named(
-            options.scores,
+            _evaluated(options) if options.evaluate else options.scores,
             weights=weights,
             fit=_fit(options),
             selection=options.epoch or "last",
@@ -61,6 +66,15 @@ def _report(options: argparse.Namespace) -> Report:
         option = useless[0].replace("_", "-") if useless else "weights with numbers"
         raise ScoresError(f"--{option} goes with score files or runs; name some, or omit it for the table of all")
     return report_sets(options.work_dir, weights, options.fit_on_test_labels)
+
+
+def _evaluated(options: argparse.Namespace) -> list[Path]:
+    """The new score files of the runs that are named."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in main.py
+    keep_freed_memory()
+    from engine.evaluate_together import evaluate_together  # imports torch, which fusing does without
+
+    return evaluate_together(options.scores, options.epoch or "last")
 
 
 def _fit(options: argparse.Namespace) -> Fit | None:
@@ -88,6 +102,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         default=Path("work_dir"),
         help="where the table looks for runs (default: %(default)s)",
+    )
+    add(
+        "--evaluate",
+        action="store_true",
+        help="first test the named runs, all in one pass over the clips, and fuse what comes of it; each run's new "
+        "scores are in its test/",
     )
     add("--epoch", choices=("best", "last"), help="which scores of a named run (default: last)")
     add(

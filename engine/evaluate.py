@@ -31,6 +31,7 @@ from feeders.feeder import Feeder
 from fusion.scores import Scores, load_scores, save_scores
 from heads.registry import head_names
 from model import Encoder, load_weights_file
+from model.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,14 @@ Outcome = dict[str, tuple[int | None, Accuracy]]
 """Per selection (`last`, `best`, `test`) the epoch of the weights, where known, and their accuracy."""
 
 
-@torch.inference_mode()
+class Tester(NamedTuple):
+    """What one stream is tested with: its encoder, its clips, and the precision of its run."""
+
+    encoder: Encoder
+    clips: Feeder
+    config: OptimConfig
+
+
 def predict(
     encoder: Encoder,
     feeder: Feeder,
@@ -62,32 +70,56 @@ def predict(
     ranks: Processes | None = None,
     stop: StopRequest | None = None,
 ) -> np.ndarray:
-    """Logits (n, K) float32 of a feeder's clips in order. Only `encoder.forward` runs: heads cost nothing here.
+    """Logits (n, K) float32 of a feeder's clips in order. Only the encoder runs: heads cost nothing here.
 
-    The ranks take the batches in turns and exchange the logits: every clip is computed once, in the batch in which
-    one process computes it, and every rank gets all logits.
+    Raises as `predict_together`.
+    """
+    return predict_together([Tester(encoder, feeder, config)], device, ranks, stop)[0]
+
+
+@torch.inference_mode()
+def predict_together(
+    testers: Sequence[Tester], device: torch.device, ranks: Processes | None = None, stop: StopRequest | None = None
+) -> list[np.ndarray]:
+    """Logits (n, K) float32 of each stream, from one pass over the clips: they are cropped once for all streams.
+
+    The feeders differ in stream and variant alone; the size of the batches is that of the first stream. The ranks take
+    the batches in turns and exchange the logits: every clip is computed once, in the batch in which one process
+    computes it, and every rank gets all logits.
 
     Raises:
         StoppedError: a signal asked for it.
         NonFiniteLossError: logits are NaN or infinite.
     """
     ranks = ranks or Processes()
-    encoder.eval()
-    indices = feeder.epoch_indices(0).split(config.test_batch_size)
-    logits: list[Tensor] = []
-    for turn in progress(range(0, len(indices), ranks.size), "test"):
-        if turn + ranks.rank < len(indices):
-            x, _, _, joints = feeder.feed(indices[turn + ranks.rank], epoch=0).to(device)
-            with autocast(device, config):
-                logits.append(encoder(x, joints=joints).float().cpu())
+    evaluations = [Evaluation(tester.encoder) for tester in testers]
+    clips = testers[0].clips
+    batches = clips.epoch_indices(0).split(testers[0].config.test_batch_size)
+    logits: list[list[Tensor]] = [[] for _ in testers]
+    for turn in progress(range(0, len(batches), ranks.size), "test"):
+        if turn + ranks.rank < len(batches):
+            batch = batches[turn + ranks.rank]
+            cropped = clips.joints_of(batch, epoch=0)
+            for tester, evaluation, found in zip(testers, evaluations, logits, strict=True):
+                x, _, _, joints = tester.clips.batch_of(batch, cropped).to(device)
+                with autocast(device, tester.config):
+                    found.append(evaluation(x, joints).float())
         if stop is not None and ranks.any(stop.asked is not None)[0]:
             raise stop.error("during a test, which is repeated")
-    everyone = ranks.gather(logits)
-    predicted = torch.cat([everyone[batch % ranks.size][batch // ranks.size] for batch in range(len(indices))])
-    wrong = (~torch.isfinite(predicted).all(dim=1)).nonzero().flatten().tolist()
+    everyone = ranks.gather([[part.cpu() for part in found] for found in logits])
+    predicted = []
+    for number, tester in enumerate(testers):
+        parts = [everyone[batch % ranks.size][number][batch // ranks.size] for batch in range(len(batches))]
+        predicted.append(_finite(torch.cat(parts), tester, device))
+    return predicted
+
+
+def _finite(logits: Tensor, tester: Tester, device: torch.device) -> np.ndarray:
+    """The logits (n, K) as an array; NonFiniteLossError where some are NaN or infinite."""
+    wrong = (~torch.isfinite(logits).all(dim=1)).nonzero().flatten().tolist()
     if wrong:
-        listed = ", ".join(feeder.name_of(index) for index in wrong[:8])
-        amp = precision(device, config)
+        listed = ", ".join(tester.clips.name_of(index) for index in wrong[:8])
+        amp = precision(device, tester.config)
         remedy = "check these clips"
         if amp != "off":
             remedy = (
@@ -98,7 +130,7 @@ def predict(
             f"with optim.amp {amp} the logits of {len(wrong)} test clips are NaN or infinite, such as {listed}; "
             f"{remedy}"
         )
-    return predicted.numpy()
+    return logits.numpy()
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> Accuracy:
@@ -123,13 +155,13 @@ def pooled_features(
     encoder: Encoder, feeder: Feeder, clips: int, config: OptimConfig, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """The last feature map, averaged over persons, frames and joints (n, C), and labels of evenly chosen clips."""
-    encoder.eval()
+    evaluation = Evaluation(encoder)
     chosen = torch.linspace(0, len(feeder) - 1, min(clips, len(feeder))).long()
     pooled, labels = [], []
     for indices in chosen.split(config.test_batch_size):
         x, classes, _, joints = feeder.feed(indices, epoch=0).to(device)
         with autocast(device, config):
-            features = encoder.features(x, joints=joints)
+            features = evaluation.features(x, joints)
         pooled.append(features.float().mean(dim=(1, 3, 4)).cpu())
         labels.append(classes.cpu())
     return torch.cat(pooled).numpy(), torch.cat(labels).numpy()
@@ -173,7 +205,7 @@ def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Tested:
     settings = flatten(run.config)
     for selection in ("best", "last") if tested.deciding > counters.best_top1 else ("last",):
         try:
-            _write_scores(run, run.folder, logits, epoch, selection, settings)
+            write_scores(run, run.folder, logits, epoch, selection, settings)
         except UserError as error:
             log.say(f"WARNING: {error}. The run continues; the {selection} scores are of an older epoch")
     return tested
@@ -194,7 +226,7 @@ def restore_scores(run: Experiment, log: Log) -> None:
         encoder = copy.deepcopy(run.encoder)
         encoder.load_state_dict(content["encoder"])
         logits = predict(encoder, run.test_clips, run.config.optim, run.device, run.ranks)
-        _write_scores(run, run.folder, logits, content["epoch"], selection, content["config"])
+        write_scores(run, run.folder, logits, content["epoch"], selection, content["config"])
 
 
 class StoredWeights(NamedTuple):
@@ -247,7 +279,7 @@ def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFo
         if weights.step:
             log.say(f"these weights have seen {weights.step} steps more than {weights.epoch} epochs")
         logits = predict(run.encoder, run.test_clips, run.config.optim, run.device, run.ranks)
-        _write_scores(run, folder, logits, weights.epoch, weights.selection, weights.trained_with)
+        write_scores(run, folder, logits, weights.epoch, weights.selection, weights.trained_with)
         outcome[weights.selection] = (weights.epoch, measure(logits, run.test_clips.labels.cpu().numpy()))
     return outcome
 
@@ -277,7 +309,7 @@ def _check_match(run: Experiment, path: Path, trained_with: dict[str, Any]) -> N
         )
 
 
-def _write_scores(
+def write_scores(
     run: Experiment,
     folder: RunFolder,
     logits: np.ndarray,

@@ -23,9 +23,10 @@ from engine.run_folder import RunFolder
 from engine.schema import RunConfig
 from engine.sync_norm import synchronise_batch_norm
 from feeders.benchmarks import get_benchmark
-from feeders.choices import SPLITS
+from feeders.choices import SPLITS, Split
 from feeders.feeder import Feeder
 from feeders.open import open_store, place_store
+from feeders.store.packed import PackedStore
 from graph import get_skeleton
 from heads.head import TrainingHead
 from heads.registry import build_heads
@@ -132,8 +133,8 @@ class Experiment:
         return self.average.module
 
 
-def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
-    """Open the data and build everything that the configuration names.
+def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore | None = None) -> Experiment:
+    """Open the data and build everything that the configuration names; on a `store` that is open and placed already.
 
     Raises:
         ConfigError, RunError, feeders.DataError, model.EncoderError, heads.HeadError: what the configuration names
@@ -146,8 +147,11 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         torch.use_deterministic_algorithms(True, warn_only=True)
     benchmark = get_benchmark(config.data.benchmark)
     training = config.phase == "train"
-    opened = open_store(benchmark, config.data.path, config.data.on_bad_clip, splits=SPLITS if training else ("test",))
-    store = place_store(opened.store, config.data.placement, device)
+    data_remarks: tuple[str, ...] = ()
+    if store is None:
+        splits: tuple[Split, ...] = SPLITS if training else ("test",)
+        opened = open_store(benchmark, config.data.path, config.data.on_bad_clip, splits)
+        store, data_remarks = place_store(opened.store, config.data.placement, device), opened.remarks
     window = config.data.window or benchmark.window
     feeder = partial(
         Feeder,
@@ -197,7 +201,7 @@ def build(config: RunConfig, ranks: Processes | None = None) -> Experiment:
         ranks=ranks,
         folder=RunFolder(run_path(config.work_dir, config.data.benchmark, str(config.name))),
         device=device,
-        remarks=(*opened.remarks, *remarks_on_ranks(config, ranks, encoder)),
+        remarks=(*data_remarks, *remarks_on_ranks(config, ranks, encoder)),
         training_split=train_clips,
         validation_clips=feeder(split="validation") if training and config.data.validation else None,
         test_clips=feeder(split="test"),

@@ -24,6 +24,7 @@ from feeders import ClipBatch, Feeder, get_benchmark
 from feeders.readers.clip_file import pack_clips
 from graph import get_skeleton
 from model import WeightsError, build_encoder, load_weights_file
+from model.evaluation import Evaluation
 
 
 def load_run(
@@ -95,6 +96,7 @@ class Predictor:
         )
         load_weights_file(self.encoder, weights)
         self.encoder.to(self.device).eval()
+        self._evaluation = Evaluation(self.encoder)
 
     def batch(self, clips: Sequence[np.ndarray]) -> ClipBatch:
         """What the encoder sees of clips (T, M, V, 3), each with its own T and M: cropped, resampled, as a stream.
@@ -121,7 +123,7 @@ class Predictor:
     def logits(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Logits (n, K) float32 of clips (T, M, V, 3) in metres, each with its own T and M. Raises as `batch`."""
         x, _, _, joints = self.batch(clips).to(self.device)
-        return self.encoder(x, joints=joints).float().cpu().numpy()
+        return self._evaluation(x, joints).float().cpu().numpy()
 
     def predict(self, clip: np.ndarray, top: int = 5) -> list[tuple[str, float]]:
         """The likeliest classes of a clip (T, M, V, 3), each with its probability. Raises as `batch`."""

@@ -123,22 +123,28 @@ class Feeder:
 
         Raises `IndexError` for an index outside 0 .. len(self) - 1.
         """
+        return self.batch_of(indices, self.joints_of(indices, epoch))
+
+    def joints_of(self, indices: Tensor, epoch: int) -> Tensor:
+        """The joints of `feed`, before the stream is taken: (N, 3, T, V, M) in the store's dtype. Raises as `feed`."""
         indices = indices.cpu()
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"indices must lie in 0 .. {len(self) - 1}")
-        device = self.store.device
         clips = self._clips[indices % len(self._clips)]
-        copied = None if self._copied is None else self._copied[clips].to(device)
+        copied = None if self._copied is None else self._copied[clips].to(self.store.device)
         if self.split == "train":
-            joints = self._transform.train(self.store.rows, clips, self._draws(epoch)[indices.to(device)], copied)
-        else:
-            joints = self._transform.test(self.store.rows, clips, copied)
+            draws = self._draws(epoch)[indices.to(self.store.device)]
+            return self._transform.train(self.store.rows, clips, draws, copied)
+        return self._transform.test(self.store.rows, clips, copied)
+
+    def batch_of(self, indices: Tensor, joints: Tensor) -> ClipBatch:
+        """The batch of this feeder's stream from `joints_of` the same indices, of a feeder of any stream."""
         stream = self._build_stream(joints)
         x = stream.float()
         return ClipBatch(
             x=x,
-            labels=self.labels[indices].to(device),
-            indices=indices.to(device),
+            labels=self.labels[indices.cpu()].to(self.store.device),
+            indices=indices.to(self.store.device),
             joints=x if stream is joints else joints.float(),
         )
 

@@ -24,6 +24,7 @@ class BlockEncoder(Encoder):
     It shows four stages: the maps of the first block, of the two with a stride, and of the last.
     """
 
+    persons_apart = True
     blocks: nn.ModuleDict
     """By their published names; each takes and gives images, (b, C_in, H, T) -> (b, C_out, H, ceil(T / stride))."""
     relation_subsets: ClassVar[int | None] = None

@@ -63,6 +63,7 @@ class BlockGCN(BlockEncoder):
     """
 
     classifier = "fc.linear"
+    persons_apart = False  # the topology is that of all persons of a clip
 
     def __init__(
         self,

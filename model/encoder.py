@@ -54,6 +54,10 @@ class Encoder(nn.Module, ABC):
     classifier: ClassVar[str] = "fc"
     """The layer whose rows are the classes, by its name in the state dict."""
 
+    persons_apart: ClassVar[bool] = False
+    """Whether in evaluation the map of a person depends on this person alone, and on its place among the persons in no
+    layer but `model.blocks.PersonNorm`. Tests then compute absent persons once (`model/evaluation.py`)."""
+
     label_smoothing: float = 0.0
     """Smoothing of the labels in the cross entropy that the encoder trains with, in [0, 1). Part of its recipe."""
 
@@ -106,6 +110,10 @@ class Encoder(nn.Module, ABC):
         """What `observe` can be asked for: "features", and "stages" and "relations" where the encoder has them."""
         extra = {"stages": bool(self.stage_shapes), "relations": self.relation_shape is not None}
         return frozenset({"features"} | {name for name, shown in extra.items() if shown})
+
+    def join_persons(self, maps: Tensor) -> Tensor:
+        """The features of clips from those of their persons, each computed as a clip of its own: (N, M, C', T', V')."""
+        return maps
 
     def own_losses(self, labels: Tensor) -> dict[str, Tensor]:
         """The encoder's own losses, to be added to the cross entropy; most encoders have none.

@@ -81,6 +81,7 @@ class HCN(Encoder):
     """
 
     classifier = "fc.output"
+    persons_apart = True
 
     def __init__(
         self,
@@ -147,6 +148,9 @@ class HCN(Encoder):
         streams = [layers(part) for layers, part in zip(self.cooccurrence.values(), points, strict=True)]
         persons = self.aggregation(torch.cat(streams, dim=1)).unflatten(0, (-1, self.num_persons))
         return persons.amax(dim=1, keepdim=True)
+
+    def join_persons(self, maps: Tensor) -> Tensor:
+        return maps if self.feature_map == "joints" else maps.amax(dim=1, keepdim=True)
 
     def published_names(self) -> dict[str, Source]:
         table: dict[str, Source] = {}

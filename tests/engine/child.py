@@ -104,13 +104,13 @@ def _prepare(accident: Accident) -> None:
             for number in accident.signals:
                 os.kill(os.getpid(), number)
 
-    feed = Feeder.feed
+    joints_of = Feeder.joints_of
 
-    def counted_feed(self: Feeder, *args: Any, **kwargs: Any) -> Any:
+    def counted(self: Feeder, *args: Any, **kwargs: Any) -> Any:
         count(self.split)
-        return feed(self, *args, **kwargs)
+        return joints_of(self, *args, **kwargs)
 
-    Feeder.feed = counted_feed  # type: ignore[method-assign]
+    Feeder.joints_of = counted  # type: ignore[method-assign]
     write_atomically = engine.checkpoint.write_atomically
 
     def counted_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -42,6 +42,15 @@ def test_csre_benchmark_prints_both_comparisons(results_of):
     assert "times as fast as the plain loop" in output
 
 
+def test_evaluation_benchmark_prints_the_ratio(results_of):
+    words = ["--encoders", "hcn", "--batch", "5", "--rounds", "1", "--seconds", "0"]
+    results, output = results_of("evaluation", *words)
+    row = results["encoders"]["hcn"]
+    assert results["absent"] == 4
+    assert row["ratio"] == pytest.approx(row["encoder_ms"] / row["evaluation_ms"])
+    assert f"{row['ratio']:.2f}" in output
+
+
 @pytest.mark.parametrize("amp", [False, True])
 def test_encoder_benchmark_prints_a_row_for_each(results_of, monkeypatch, amp):
     monkeypatch.setitem(benchmark_encoder.PRODUCT_SIZE, "cpu", 128)

@@ -1,4 +1,4 @@
-"""Speed and memory, measured: `python tools/benchmark.py csre`, `data`, `encoder`, `fused`, `sharded` or `step`.
+"""Speed and memory, measured: `python tools/benchmark.py SUBJECT`.
 
 All ratios come from one run on one machine. `python tools/benchmark.py encoder --help` lists the options of a subject.
 """
@@ -16,12 +16,13 @@ from common.allocator import keep_freed_memory
 from feeders import DataError
 from model import EncoderError
 from tools.arguments import count
-from tools.benchmark import csre, data, encoder, fused, sharded, step
+from tools.benchmark import csre, data, encoder, evaluation, fused, sharded, step
 
 SUBJECTS = {
     "csre": csre,
     "data": data,
     "encoder": encoder,
+    "evaluation": evaluation,
     "fused": fused,
     "sharded": sharded,
     "step": step,
