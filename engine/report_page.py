@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import shlex
-from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common import html_page
 from common.files import write_atomically
 from common.yaml_files import read_yaml
 from engine.config import CONFIG_FILE
@@ -22,16 +21,6 @@ from engine.schema import EXECUTION_KEYS, leaves
 PAGE = "report.html"
 SELECTIONS = {"last": "last epoch", "best": "best epoch *", "test": "given weights"}
 FIGURES = {"curves": "Curves", "confusion": "Confusion", "per_class": "Classes", "tsne": "t-SNE of test clips"}
-STYLE = """
-body { margin: 0 auto; max-width: 1100px; padding: 12px 16px 40px; font: 15px/1.5 system-ui, sans-serif; color: #222; }
-h1 { margin: 8px 0 0; font-size: 1.5em; overflow-wrap: anywhere; } h2 { margin: 28px 0 6px; font-size: 1.15em; }
-table { border-collapse: collapse; } td, th { padding: 3px 14px 3px 0; text-align: left; vertical-align: top; }
-th { border-bottom: 1px solid #bbb; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; } img { max-width: 100%; min-width: min(640px, 160vw); height: auto; }
-summary { cursor: pointer; margin: 6px 0; }
-pre, code { background: #f4f4f4; font-size: 0.92em; overflow-wrap: anywhere; }
-pre { padding: 8px 10px; white-space: pre-wrap; } p { margin: 4px 0; } .aside { color: #666; font-size: 0.92em; }
-"""
 
 
 def write_page(folder: Path) -> None:
@@ -52,18 +41,13 @@ def write_page(folder: Path) -> None:
         _classes(folder, outcome),
         _settings(folder),
         "<h2>Environment</h2>",
-        _table(("", ""), [(key, str(value)) for key, value in environment.items() if key != "command"]),
+        html_page.table(("", ""), [(key, str(value)) for key, value in environment.items() if key != "command"]),
         "<h2>The command that repeats it</h2>",
         f"<pre>{escape(shlex.join(['python', *environment['command']]))}</pre>",
         "<p class=aside>From the repository's root; if the run folder is still there, add <code>--resume never</code>, "
         "which sets it aside, or <code>--name</code> with another name.</p>",
     ]
-    head = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(folder.resolve().name)}</title><style>{STYLE}</style></head><body>\n"
-    )
-    page = head + "\n".join(filter(None, parts)) + "\n</body></html>\n"
+    page = html_page.document(folder.resolve().name, parts)
     write_atomically(folder / PAGE, lambda file: file.write(page.encode()))
 
 
@@ -72,7 +56,7 @@ def _accuracies(outcome: dict[str, Any]) -> str:
         (SELECTIONS[name], "" if of["epoch"] is None else of["epoch"], *(of[k] for k in ("top1", "top5", "mean_class")))
         for name, of in outcome.items()
     ]
-    table = _table(("", "epoch", "top-1 %", "top-5 %", "class mean %"), rows)
+    table = html_page.table(("", "epoch", "top-1 %", "top-5 %", "class mean %"), rows)
     chosen = "<p class=aside>* chosen by its accuracy on these same test clips, as is usual for these benchmarks</p>"
     return table + (chosen if "best" in outcome else "")
 
@@ -83,11 +67,7 @@ def _figures(folder: Path, name: str, title: str) -> str:
     paths = [path for stem in order if (path := folder / "figures" / f"{stem}.png").exists()]
     if not paths:
         return ""
-    shown, *folded = [
-        f'<img alt="{path.stem.replace("_", " ")}" src="data:image/png;base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}">'
-        for path in paths
-    ]
+    shown, *folded = [html_page.image(path, path.stem.replace("_", " ")) for path in paths]
     more = "".join(f"<details><summary>last epoch</summary><div class=wide>{image}</div></details>" for image in folded)
     return f"<h2>{title}</h2><div class=wide>{shown}</div>{more}"
 
@@ -99,7 +79,7 @@ def _worst_pairs(folder: Path, outcome: dict[str, Any]) -> str:
     if not rows:
         return ""
     title = f"<h2>Worst pairs ({SELECTIONS[selection].removesuffix(' *')})</h2>"
-    return title + _table(("true → predicted", "% of the class", "clips"), rows)
+    return title + html_page.table(("true → predicted", "% of the class", "clips"), rows)
 
 
 def _classes(folder: Path, outcome: dict[str, Any]) -> str:
@@ -112,7 +92,7 @@ def _classes(folder: Path, outcome: dict[str, Any]) -> str:
     ]
     rows.sort(key=lambda row: 101 if row[-1] == "–" else row[-1])
     heads = ("class", "test clips", *(f"{SELECTIONS[selection].removesuffix(' *')} %" for selection in outcome))
-    return f"<details><summary>Accuracy of all {len(rows)} classes</summary>{_table(heads, rows)}</details>"
+    return f"<details><summary>Accuracy of all {len(rows)} classes</summary>{html_page.table(heads, rows)}</details>"
 
 
 def _settings(folder: Path) -> str:
@@ -130,7 +110,7 @@ def _settings(folder: Path) -> str:
             value = value.get(part, leaf.default) if isinstance(value, dict) else leaf.default
         if value != leaf.default and key not in EXECUTION_KEYS:
             rows.append((key, json.dumps(value, ensure_ascii=False), origins.get(key, "")))
-    return "<h2>Settings that differ from the defaults</h2>" + _table(("setting", "value", "set in"), rows)
+    return "<h2>Settings that differ from the defaults</h2>" + html_page.table(("setting", "value", "set in"), rows)
 
 
 def _confusion(folder: Path, selection: str) -> tuple[list[str], np.ndarray]:
@@ -138,19 +118,6 @@ def _confusion(folder: Path, selection: str) -> tuple[list[str], np.ndarray]:
     with (folder / f"confusion_{selection}.csv").open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
     return [row[0] for row in rows], np.array([row[1:] for row in rows], np.int64)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    def cell(tag: str, value: Any, number: bool) -> str:
-        text = f"{value:.2f}" if isinstance(value, float) else str(value)
-        return f"<{tag}{' class=number' if number else ''}>{escape(text)}</{tag}>"
-
-    rows = list(rows)
-    numbers = [any(isinstance(row[column], int | float) for row in rows) for column in range(len(heads))]
-    lines = [[cell("td", value, number) for value, number in zip(row, numbers, strict=True)] for row in rows]
-    if any(heads):
-        lines.insert(0, [cell("th", head, number) for head, number in zip(heads, numbers, strict=True)])
-    return "<div class=wide><table>" + "".join(f"<tr>{''.join(line)}</tr>" for line in lines) + "</table></div>"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -38,9 +38,9 @@ from common.front_door import run_command
 from common.words import did_you_mean
 from engine.figures import STYLE, draw_tsne, worst_pairs
 from fusion.scores import load_scores
-from tools.html_page import Figure, Section, write_page
 from tools.paper_tables import levels, title_of
 from tools.runs import heads_of, read_json, settings_of
+from tools.sections import Figure, Section, page_of
 
 MOVED = 3.0
 """Points by which a class must move to be in Figure 5."""
@@ -344,7 +344,7 @@ def _compare(words: list[str]) -> None:
         if section.rows:
             with (options.out / f"{section.name}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(section.rows)
-    write_page(options.out / "comparison.html", title, notes, sections)
+    (options.out / "comparison.html").write_text(page_of(title, notes, sections), encoding="utf-8")
     print(f"\nall of it is in {options.out}, as one page in {options.out / 'comparison.html'}")
 
 
