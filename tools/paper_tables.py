@@ -31,6 +31,9 @@ BENCHMARKS = {
     "ntu120-xsub": "NTU120 X-Sub",
     "ntu120-xset": "NTU120 X-Set",
     "nw-ucla": "NW-UCLA",
+    "utkinect": "UTKinect",
+    "msr-action3d": "MSR Action3D",
+    "sbu": "SBU",
 }
 INPUTS: dict[str, tuple[str, ...]] = {"J": ("joint",), "B": ("bone",), "2S": STREAMS[:2], "4S": STREAMS}
 

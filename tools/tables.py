@@ -3,7 +3,8 @@
     python tools/tables.py                     # the paper's Tables 1 to 8
     python tools/tables.py 3 5 --format markdown
     python tools/tables.py runs                # every run, sweeps too, mean and spread over seeds
-    python tools/tables.py runs --readme       # the README's table: the recipes' runs in results/
+    python tools/tables.py sweeps              # what the settings of heads change, in pairs of seeds
+    python tools/tables.py --readme            # into README.md the recipes' runs, into docs/results.md the sweeps
 
 Ours is the mean over seeds, ± their standard deviation; "last" the final epoch, "best" the one with the highest
 accuracy on the same test clips, which is what most published numbers are. The difference is ours (best) minus the
@@ -26,7 +27,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
 from common.errors import UserError
-from common.files import write_atomically
 from common.front_door import run_command
 from fusion.weights import EQUAL
 from tools.paper_tables import (
@@ -41,8 +41,11 @@ from tools.paper_tables import (
     variation,
 )
 from tools.runs import REPOSITORY, RESULTS, Record, find_runs, load_records, record_of
+from tools.sweep_table import draw, sweeps, table_of
 
-MARKERS = ("<!-- results: made by `python tools/tables.py runs --readme` -->", "<!-- end of results -->")
+MORE = {"runs": "All runs", "sweeps": "Sweeps: difference to the runs without heads"}
+FIGURE = REPOSITORY / "docs" / "sweeps.png"
+MARKERS = ("<!-- results: made by `python tools/tables.py --readme` -->", "<!-- end of results -->")
 
 
 class TablesError(UserError):
@@ -147,35 +150,47 @@ def formatted(rows: Table, style: str) -> str:
     return "\n".join([lines[0], "-" * min(len(lines[0]), 120), *lines[1:]])
 
 
-def readme_with(text: str, content: str) -> str:
-    """A README with this table between its markers; TablesError without markers."""
+def page_with(text: str, content: str) -> str:
+    """A page with this table between its markers; TablesError without markers."""
     before, found, rest = text.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not found or not end:
-        raise TablesError(f"README.md: no place for the table; add the lines {MARKERS[0]} and {MARKERS[1]}")
+        raise TablesError(f"no place for a table; add the lines {MARKERS[0]} and {MARKERS[1]}")
     return f"{before}{MARKERS[0]}\n{content}\n{MARKERS[1]}{after}"
+
+
+def tables_of_pages() -> dict[str, str]:
+    """The tables that README.md and docs/results.md have, from the records in results/ alone."""
+    records = load_records()
+    tables = {"README.md": runs_table(of_recipes(records)), "docs/results.md": table_of(sweeps(records))}
+    return {page: formatted(rows, "markdown") for page, rows in tables.items()}
+
+
+def _write_pages() -> None:
+    for name, content in tables_of_pages().items():
+        page = REPOSITORY / name
+        page.write_text(page_with(page.read_text(encoding="utf-8"), content), encoding="utf-8")
+    draw(sweeps(load_records()), FIGURE)
 
 
 def _show(options: argparse.Namespace) -> None:
     if options.readme:
-        readme = REPOSITORY / "README.md"
-        content = readme_with(
-            readme.read_text(encoding="utf-8"), formatted(runs_table(of_recipes(load_records())), "markdown")
-        )
-        write_atomically(readme, lambda file: file.write(content.encode()))
+        _write_pages()
         return
-    numbers = options.tables or list(TITLES)
-    unknown = [number for number in numbers if number not in TITLES and number != "runs"]
+    names = options.tables or list(TITLES)
+    unknown = [name for name in names if name not in (*TITLES, *MORE)]
     if unknown:
-        raise TablesError(f"table {unknown[0]}: name some of 1 to 8, or runs")
+        raise TablesError(f"table {unknown[0]}: name some of 1 to 8, or {' or '.join(MORE)}")
     records = collect(options.results, options.work_dir if options.work_dir.is_dir() else None)
     parts = []
-    for number in numbers:
-        if number == "runs":
-            title, rows = "All runs", runs_table(records)
+    for name in names:
+        title = MORE.get(name) or f"Table {name}: {TITLES[name]}"
+        if name == "runs":
+            rows = runs_table(records)
+        elif name == "sweeps":
+            rows = table_of(sweeps(records))
         else:
-            title = f"Table {number}: {TITLES[number]}"
-            rows = table(number, records, options.benchmark, options.encoder, options.weights)
+            rows = table(name, records, options.benchmark, options.encoder, options.weights)
         prefix = {"text": "", "markdown": "### ", "csv": "# ", "latex": "% "}[options.format]
         parts.append(f"{prefix}{title}\n{formatted(rows, options.format)}")
     print("\n\n".join(parts))
@@ -187,14 +202,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="tools/tables.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("tables", nargs="*", metavar="TABLE", help="1 to 8, or runs (default: 1 to 8)")
+    add("tables", nargs="*", metavar="TABLE", help="1 to 8, runs, sweeps (default: 1 to 8)")
     add("--format", choices=("text", "markdown", "csv", "latex"), default="text", help="(default: %(default)s)")
     add("--work_dir", "--work-dir", type=Path, default=Path("work_dir"), help="finished runs beside the records")
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="the records (default: results/)")
     add("--benchmark", default="ntu120-xsub", help="of Tables 4 to 6 (default: %(default)s, the paper's)")
     add("--encoder", default="ctrgcn", choices=list(ENCODERS), help="of Tables 4 to 6 (default: %(default)s)")
     add("--weights", default=EQUAL, help="weights of the fused rows: a preset, or 'tuned on test labels'")
-    add("--readme", action="store_true", help="write the table of the recipes' runs in results/ into README.md")
+    add("--readme", action="store_true", help="renew the tables and the figure of README.md and docs/results.md")
     return parser
 
 

@@ -12,8 +12,8 @@ import pytest
 from engine.schema import leaves
 from tests.documents import read
 from tools.paper_tables import ENCODERS, PAPER, TITLES, Query, accuracies, find, levels, spread, table
-from tools.runs import command_of, load_records, settings_of_words, standard_words
-from tools.tables import MARKERS, formatted, main, of_recipes, readme_with, runs_table
+from tools.runs import command_of, settings_of_words, standard_words
+from tools.tables import MARKERS, formatted, main, page_with, runs_table, tables_of_pages
 
 DEFAULTS = {key: leaf.default for key, leaf in leaves().items()}
 
@@ -232,11 +232,12 @@ def test_the_command(tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(f"Table {number}: " in out for number in TITLES)
     assert main(["9", *words]) == 2
-    assert "table 9: name some of 1 to 8, or runs" in capsys.readouterr().err
+    assert "table 9: name some of 1 to 8, or runs or sweeps" in capsys.readouterr().err
 
 
-def test_the_readme_holds_the_table_of_the_recipes():
-    """`python tools/tables.py runs --readme` makes it anew."""
-    readme = read("README.md")
-    assert readme == readme_with(readme, formatted(runs_table(of_recipes(load_records())), "markdown"))
-    assert MARKERS[0] in readme
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_pages_hold_the_tables_of_the_records(page):
+    """`python tools/tables.py --readme` makes them anew."""
+    text = read(page)
+    assert MARKERS[0] in text
+    assert text == page_with(text, tables_of_pages()[page])
