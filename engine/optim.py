@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engine.schema import OptimConfig
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(
@@ -61,7 +63,16 @@ def build_average(encoder: nn.Module, config: OptimConfig) -> AveragedModel | No
     """Exponential moving average of the encoder's weights and batch-norm statistics, if configured."""
     if config.ema_decay is None:
         return None
-    return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    moving = get_ema_multi_avg_fn(config.ema_decay)
+
+    def average(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
+        # Tensors of one kind at a time. Integers are counts and indices: an average would be cut to the one below.
+        if averages[0].is_floating_point():
+            moving(averages, current, count)
+        else:
+            torch._foreach_copy_(averages, current)
+
+    return AveragedModel(encoder, multi_avg_fn=average, use_buffers=True)
 
 
 def precision(device: torch.device, config: OptimConfig) -> Literal["off", "bf16", "fp16"]:

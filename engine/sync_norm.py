@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from model.drop_graph import DropGraph
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -66,8 +68,14 @@ class HostSyncBatchNorm(_BatchNorm):
 
 
 def synchronise_batch_norm(module: Module, device: torch.device) -> Module:
-    """The same module with its batch normalisations over all ranks; needs an initialised process group."""
+    """The same module with its batch normalisations over all ranks, and what else it measures of a batch.
+
+    Needs an initialised process group.
+    """
     group = dist.new_group()  # of its own, so that its exchanges never mix with those of the gradients
+    for part in module.modules():
+        if isinstance(part, DropGraph):
+            part.process_group = group
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
         return module

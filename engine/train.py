@@ -27,9 +27,12 @@ from engine.processes import StopRequest
 from engine.state import name_best, save
 from feeders.feeder import ClipBatch
 from heads.head import Moment, Ranks
+from model.draws import Draws
 
 LINE = 120
 """Characters of an epoch's line at most."""
+OF_DROPS = 1
+"""What the key of the encoder's random numbers has beyond that of the heads'."""
 
 
 def train(run: Experiment, log: Log) -> None:
@@ -148,13 +151,16 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
     Nothing but statistics of batch normalisation and the state of heads has changed when it returns.
     """
     undo = _undo_of(run) if run.config.optim.on_non_finite == "skip" else None
+    key = (run.config.seed, moment.epoch, moment.step)
+    drops = Draws(_generator(run.device, *key, OF_DROPS), run.ranks.rank, run.ranks.size)
+    run.encoder.begin_step(moment.epoch, run.config.optim.epochs, drops)
     with autocast(run.device, run.config.optim):
         logits, projected, features = run.forward(batch.x, batch.joints)
         per_clip = cross_entropy(
             logits.float(), batch.labels, reduction="none", label_smoothing=run.encoder.label_smoothing
         )
         losses = {"cross_entropy": per_clip.mean(), **run.encoder.own_losses(batch.labels)}
-    generator = _generator(run.device, run.config.seed, moment.epoch, moment.step)
+    generator = _generator(run.device, *key)
     frozen_logits, ranks = logits.detach().float(), Ranks.of(None)
     for name, head in run.heads.items():
         of_head = head.losses(projected[name], frozen_logits, batch.labels, batch.indices, moment, ranks, generator)
@@ -289,7 +295,7 @@ def _parameters(run: Experiment) -> list[nn.Parameter]:
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:
-    """A generator whose numbers depend on nothing but some integers, here seed, epoch and step."""
+    """A generator whose numbers depend on nothing but some integers."""
     state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(state)
 

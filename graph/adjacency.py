@@ -12,17 +12,18 @@ from graph.hops import hop_distances
 from graph.skeleton import Skeleton
 
 
-def spatial_partition(skeleton: Skeleton) -> NDArray[np.float32]:
+def spatial_partition(skeleton: Skeleton, rooted: bool = False) -> NDArray[np.float32]:
     """The three matrices (self, inward, outward) of 2s-AGCN and CTR-GCN, shape (3, V, V), float32.
 
     A link from joint i to joint j sets row j, column i. Inward links lead from child to parent, outward links from
     parent to child. Both matrices are divided by the sums of their columns; the column of a joint without such a link
-    stays zero. (ST-GCN parts the links otherwise, see `root_partition`.)
+    stays zero. With `rooted` the root counts as a child of its own, too. (ST-GCN parts the links otherwise, see
+    `root_partition`.)
 
     Mind the orientation: the joint that receives is the first index in CTR-GCN and the second in 2s-AGCN.
     """
     inward = np.zeros((skeleton.num_joints, skeleton.num_joints))
-    for child, parent in skeleton.edges:
+    for child, parent in skeleton.bone_pairs if rooted else skeleton.edges:
         inward[parent, child] = 1
     parts = [np.eye(skeleton.num_joints), _divide_by_column_sum(inward), _divide_by_column_sum(inward.T)]
     return np.stack(parts).astype(np.float32)

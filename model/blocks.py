@@ -152,7 +152,8 @@ def published_down(down: nn.Module) -> dict[str, Source]:
 class ResidualBlock(PublishedModule):
     """ReLU( tcn( gcn(x) ) + residual(x) ); (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride)), or images likewise.
 
-    gcn mixes the joints, tcn the frames; without residual the block is their sequence.
+    gcn mixes the joints, tcn the frames; without residual the block is their sequence. An encoder may put layers that
+    drop something in training in the places of `main_drop` and `skip_drop`, on the two paths right before their sum.
     """
 
     def __init__(self, gcn: PublishedModule, tcn: PublishedModule, residual: nn.Module | None) -> None:
@@ -160,11 +161,13 @@ class ResidualBlock(PublishedModule):
         self.gcn = gcn
         self.tcn = tcn
         self.residual = residual
+        self.main_drop: nn.Module = nn.Identity()
+        self.skip_drop: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.tcn(self.gcn(x))
+        y = self.main_drop(self.tcn(self.gcn(x)))
         if self.residual is not None:
-            y = y + self.residual(x)
+            y = y + self.skip_drop(self.residual(x))
         return functional.relu(y, inplace=True)
 
     def published_names(self) -> dict[str, Source]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from model.draws import RandomLayer
 
 
-class DropPath(nn.Module):
+class DropPath(RandomLayer):
     """In training, drops a branch for some rows of the batch and scales it for the others; (n, ...) -> (n, ...).
 
     A row is zeroed with probability `rate`, the rest is divided by 1 - rate, so that the mean stays (Huang et al.,
@@ -20,7 +21,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.rate == 0 or not self.training:
             return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        keep = self.uniform(x).view(-1, *[1] * (x.ndim - 1)) >= self.rate
         return x * keep / (1 - self.rate)
 
     def extra_repr(self) -> str:

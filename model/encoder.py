@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from common.words import did_you_mean
 from graph import Skeleton
+from model.draws import Draws, RandomLayer
 from model.errors import EncoderError
 from model.published import Source
 
@@ -135,6 +136,17 @@ class Encoder(nn.Module, ABC):
     def weight_decay_factors(self) -> Mapping[str, float]:
         """Factors on the weight decay, by the names of parameters; those that are not named have 1."""
         return {}
+
+    def begin_step(self, epoch: int, epochs: int, draws: Draws) -> None:
+        """Prepare a training step; a training run calls it before the step's forward pass.
+
+        Args:
+            epoch: the epoch that it belongs to, from 1, of `epochs`.
+            draws: the step's random numbers, for RandomLayers; torch's own dropout does not draw from them.
+        """
+        for module in self.modules():
+            if isinstance(module, RandomLayer):
+                module.draws = draws
 
     def edit_gradients(self) -> None:
         """Change gradients where the recipe says so; most encoders leave them as they are.

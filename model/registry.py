@@ -17,6 +17,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "agcn": "model.agcn:AGCN",
     "blockgcn": "model.blockgcn:BlockGCN",
     "ctrgcn": "model.ctrgcn:CTRGCN",
+    "dcgcn": "model.dcgcn:DCGCN",
     "hcn": "model.hcn:HCN",
     "hdgcn": "model.hdgcn:HDGCN",
     "hyperformer": "model.hyperformer:Hyperformer",

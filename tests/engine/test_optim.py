@@ -84,6 +84,19 @@ def test_factors_of_weight_decay_are_those_of_the_parameters(name):
     assert {group["lr"] for group in optimizer.param_groups} == {0.3}
 
 
+@pytest.mark.parametrize("decay", [0.9, 0.9995, 0.9999])
+def test_integers_are_copied_into_the_average(decay):
+    """As averages of equal integers, some would be cut to the integer below."""
+    encoder = torch.nn.BatchNorm1d(2)
+    encoder.register_buffer("table", torch.arange(64))
+    average = build_average(encoder, OptimConfig(ema_decay=decay))
+    for _ in range(10):
+        encoder.num_batches_tracked += 1
+        average.update_parameters(encoder)
+    assert torch.equal(average.module.table, encoder.table)
+    assert average.module.num_batches_tracked == 10
+
+
 def test_average_follows_weights_and_statistics():
     encoder = torch.nn.BatchNorm1d(2)
     average = build_average(encoder, OptimConfig(ema_decay=0.75))

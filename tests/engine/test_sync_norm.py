@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -44,11 +45,12 @@ def test_ranks_normalise_as_one_process_does():
             assert torch.allclose(rank[name], whole[name], atol=1e-12), name
 
 
-def step(config: str) -> dict[str, torch.Tensor]:
+def step(config: str, encoder: str) -> dict[str, torch.Tensor]:
     """Losses (mean over the ranks) and gradients of the first training step of a configuration."""
     size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     ranks = Processes(rank, size, rank, dist.group.WORLD if size > 1 else None)
-    run = build(resolve(["--config", config, "--optim.sync_batchnorm", "true"]).config, ranks)
+    words = ["--config", config, "--optim.sync_batchnorm", "true", "--model.name", f"tests.engine.tiny:{encoder}"]
+    run = build(resolve(words).config, ranks)
     run.encoder.train()
     mine = torch.arange(16)[rank * 16 // size : (rank + 1) * 16 // size]
     done = forward_backward(run, run.train_clips.feed(mine, 1), Moment(1, 1, 5))
@@ -57,9 +59,10 @@ def step(config: str) -> dict[str, torch.Tensor]:
     return losses | {name.removeprefix("module."): gradient for name, gradient in gradients.items()}
 
 
-def test_a_step_of_two_ranks_has_the_loss_and_gradient_of_one(call):
+@pytest.mark.parametrize("encoder", ["TinyEncoder", "DroppingEncoder"])
+def test_a_step_of_two_ranks_has_the_loss_and_gradient_of_one(call, encoder):
     config = str(call.config)
-    whole, ranks = step(config), run_world(2, step, config)
+    whole, ranks = step(config, encoder), run_world(2, step, config, encoder)
     assert {"cross_entropy", "spatial", "encoder.conv.weight"} <= whole.keys()
     for rank in ranks:
         assert rank.keys() == whole.keys()

@@ -72,6 +72,22 @@ def test_the_encoder_edits_clipped_gradients_right_before_the_update(run, monkey
     assert all(torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
 
 
+def test_what_is_dropped_depends_on_seed_epoch_and_step_alone(call):
+    words = ["--config", str(call.config), "--model.name", "tests.engine.tiny:DroppingEncoder"]
+    runs = [build(resolve([*words, "--seed", seed]).config) for seed in ("0", "0", "1")]
+    runs[2].encoder.load_state_dict(runs[0].encoder.state_dict())
+
+    def loss(run, epoch, step):
+        torch.rand(1)  # what else was drawn does not matter
+        batch = runs[0].train_clips.feed(torch.arange(16), 1)
+        return forward_backward(run, batch, Moment(epoch, step, 5)).losses["cross_entropy"].item()
+
+    first = loss(runs[0], 2, 3)
+    assert loss(runs[0], 2, 3) == first
+    assert loss(runs[1], 2, 3) == first
+    assert first not in (loss(runs[0], 2, 4), loss(runs[0], 3, 3), loss(runs[2], 2, 3))
+
+
 def test_a_run_has_the_encoders_factors_of_weight_decay(call, monkeypatch):
     monkeypatch.setattr(TinyEncoder, "weight_decay_factors", lambda self: {"conv.weight": 10.0})
     run = build(resolve(["--config", str(call.config), "--optim.weight_decay", "0.01"]).config)

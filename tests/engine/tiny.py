@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from graph import Skeleton
+from model.drop_graph import DropGraph
+from model.drop_path import DropPath
 from model.encoder import Encoder
 
 
@@ -36,6 +38,20 @@ class TinyEncoder(Encoder):
 
     def classify(self, features: Tensor) -> Tensor:
         return self.linear(features.mean(dim=(1, 3, 4)))
+
+
+class DroppingEncoder(TinyEncoder):
+    """Drops a path, joints and frames in training."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.drop_path = DropPath(0.3)
+        self.drop_graph = DropGraph(torch.eye(self.skeleton.num_joints), block_size=3, rate=0.5)
+
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        features = super().extract(x, joints)
+        maps = features.flatten(0, 1).transpose(-1, -2)
+        return self.drop_graph(maps + self.drop_path(maps)).transpose(-1, -2).view_as(features)
 
 
 class PoisonedEncoder(TinyEncoder):

@@ -40,6 +40,7 @@ class Terms:
 TERMS = {
     "agcn": Terms(train_logits=2.5e-6),
     "blockgcn": Terms(logits=1e-6, train_logits=1e-4, double=1e-10),
+    "dcgcn": Terms(options={"keep_rate": 1}),
     "hcn": Terms(  # its files hold results in single precision alone
         options={"dropout": 0.0},
         logits=5e-6,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.draws import Draws
 from model.drop_path import DropPath
 
 
@@ -21,6 +22,21 @@ def test_nothing_happens_in_evaluation_or_at_rate_0():
     x = torch.randn(8, 3)
     assert DropPath(0.5).eval()(x) is x
     assert DropPath(0.0)(x) is x
+
+
+def test_ranks_drop_what_one_process_drops():
+    x = torch.ones(12, 3)
+
+    def dropped(rank, ranks):
+        layer = DropPath(0.5)
+        layer.draws = Draws(torch.Generator().manual_seed(0), rank, ranks)
+        mine = x.chunk(ranks)[rank]
+        return torch.cat([layer(mine), layer(mine)], dim=1)
+
+    whole = dropped(0, 1)
+    assert 0 < (whole == 0).sum() < whole.numel()
+    assert not torch.equal(whole[:, :3], whole[:, 3:])
+    assert torch.equal(torch.cat([dropped(rank, 3) for rank in range(3)]), whole)
 
 
 def test_the_dtype_stays():

@@ -37,6 +37,10 @@ KNOWN_DEAD = {
         r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
         r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
     },
+    "dcgcn": {
+        r"\.gcn\.transform\.bias": "a batch normalisation follows and removes it",
+        r"\.(tcn|down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
+    },
     "hdgcn": {
         r"\.(tcn\.(entry|convs\.\d)|(down|residual)\.conv)\.bias": "a batch normalisation follows and removes it",
         r"\.(reduce|subsets)\.bias": "a batch normalisation follows and removes it",

@@ -17,6 +17,7 @@ from model.agcn import SUBSETS, AdaptiveGraphConvolution
 from model.blockgcn import GROUPS, NORM_OFFSET, BlockGraphConvolution
 from model.blocks import MultiScaleTemporal, TemporalConvolution, TemporalMaxPool
 from model.ctrgcn import RefinedGraphConvolution
+from model.dcgcn import COLUMN_OFFSET, DecoupledGraphConvolution
 from model.hdgcn import NEAREST_JOINTS, NEAREST_LAYERS, HierarchicalGraphConvolution
 from model.infogcn import HEADS, GatedGraphConvolution
 from model.shiftgcn import ShiftGraphConvolution
@@ -24,6 +25,7 @@ from model.shiftgcn import ShiftGraphConvolution
 Fused = (
     AdaptiveGraphConvolution
     | BlockGraphConvolution
+    | DecoupledGraphConvolution
     | GatedGraphConvolution
     | HierarchicalGraphConvolution
     | MultiScaleTemporal
@@ -224,6 +226,28 @@ class PlainGated(nn.Module):
         for (query, key), learned, convolution in zip(heads, self.shared_topology, self.conv_d, strict=True):
             gate = (query @ key.mT * self.head_channels**-0.5).softmax(dim=-1) * learned  # (n, T, V, V)
             total = total + convolution((gate @ rows).permute(0, 3, 2, 1))
+        return functional.relu(self.bn(total) + x)
+
+
+class PlainDecoupled(nn.Module):
+    """DecoupledGraphConvolution of DC-GCN, one subset after another; the groups are computed together."""
+
+    def __init__(self, fused: DecoupledGraphConvolution) -> None:
+        super().__init__()
+        channels = fused.bn.num_features
+        self.DecoupleA = nn.Parameter(torch.empty_like(fused.topology))
+        self.Linear_weight = nn.Parameter(torch.empty(channels, SUBSETS * channels))
+        self.Linear_bias = nn.Parameter(torch.empty(1, SUBSETS * channels, 1, 1))
+        self.bn0 = nn.BatchNorm2d(SUBSETS * channels)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mapped = self.bn0(torch.einsum("ncvt,cd->ndvt", x, self.Linear_weight) + self.Linear_bias)
+        total = torch.zeros_like(x)
+        for topology, part in zip(self.DecoupleA, mapped.chunk(SUBSETS, dim=1), strict=True):
+            columns = topology / (topology.sum(dim=1, keepdim=True) + COLUMN_OFFSET)
+            mixed = torch.einsum("gvw,nigvt->nigwt", columns, part.unflatten(1, (-1, len(columns))))
+            total = total + mixed.flatten(1, 2)
         return functional.relu(self.bn(total) + x)
 
 
