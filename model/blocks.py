@@ -103,6 +103,7 @@ class PersonNorm(nn.Module):
 
     def __init__(self, channels: int, num_joints: int, num_persons: int) -> None:
         super().__init__()
+        self.num_persons = num_persons
         self.norm = nn.BatchNorm1d(num_persons * num_joints * channels)
 
     def forward(self, x: Tensor) -> Tensor:

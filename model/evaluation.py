@@ -83,6 +83,6 @@ def _for_one_person(encoder: Encoder) -> Encoder:
     alone.num_persons = 1
     for parent in list(alone.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, PersonNorm):
-                setattr(parent, name, _NormOfPlaces(child.norm, encoder.num_persons))
+            if isinstance(child, PersonNorm) and child.num_persons > 1:
+                setattr(parent, name, _NormOfPlaces(child.norm, child.num_persons))
     return alone

@@ -10,7 +10,7 @@ import torch
 from model import list_encoders
 from model.evaluation import Evaluation
 from tests.model.parity import largest_difference
-from tests.model.test_every_encoder import SLIM, WINDOW, build, clips
+from tests.model.test_every_encoder import WINDOW, build, clips
 
 THERE = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]])
 """Which persons the clips show."""
@@ -19,7 +19,7 @@ THERE = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]])
 @pytest.fixture(scope="module", params=list_encoders())
 def encoder(request):
     """Away from its initial values; the two persons have other statistics of the input."""
-    encoder = build(request.param, persons=2, **SLIM.get(request.param, {})).double()
+    encoder = build(request.param, persons=2).double()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -39,7 +39,7 @@ def test_the_logits_are_those_of_the_encoder(encoder, dtype, tolerance):
     evaluation = Evaluation(encoder)
     for _ in range(2):  # what is kept of the first batch serves the second
         assert largest_difference(evaluation(x, joints), expected) <= tolerance
-    assert largest_difference(expected[:1], expected[1:2]) > 1e-3, "the persons do not matter"
+    assert largest_difference(expected[:1], expected[1:2]) > 1e-4, "the persons do not matter"
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
