@@ -69,6 +69,7 @@ def test_every_flag_that_is_named_exists(capsys):
         "--fit",
         "--fit-on-test-labels",
         "--epoch",
+        "--evaluate",
         "--output",
         "--labels",
         "--streams",
