@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -204,63 +205,90 @@ class TemporalMaxPool(nn.Module):
         return largest
 
 
-class MultiScaleTemporal(PublishedModule):
-    """Parallel temporal branches of equal width, concatenated; (b, C, H, T) -> (b, C, H, ceil(T / s)).
+class TemporalBranches(PublishedModule):
+    """Parallel temporal branches, concatenated; (b, C, H, T) -> (b, C, H, ceil(T / s)).
 
-    Branches, in order: for every dilation 1x1 -> BN -> ReLU -> convolution -> BN; then 1x1 -> BN -> ReLU -> max-pool
-    of 3 frames -> BN; then 1x1 -> BN. The stride acts in the convolutions, in the pooling and in the last branch's 1x1.
-    (The temporal module of CTR-GCN, ICCV 2021, which has no residual of its own.)
+    Branches, in order: for every dilation 1x1 -> BN -> ReLU -> convolution; then 1x1 -> BN -> ReLU -> max-pool of 3
+    frames; then 1x1. The stride acts in the convolutions, in the pooling and in the last branch's 1x1. All have the
+    same width but the first, which has what is left over.
 
-    The 1x1 entries are computed as one convolution and the closing normalisations as one layer, which changes nothing:
-    each channel has its own statistics. Of the last branch's entry the strided frames are kept.
+    The 1x1 entries are computed as one convolution, which changes nothing: each channel has its own statistics. Of the
+    last branch's entry the strided frames are kept.
     """
 
-    def __init__(self, channels: int, stride: int = 1, kernel_size: int = 5, dilations: Sequence[int] = (1, 2)) -> None:
+    last_entry: ClassVar[str]
+    """The published name of the last branch's entry within its branch."""
+
+    def __init__(self, channels: int, stride: int, kernel_size: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.num_branches = len(dilations) + 2
         self.width = channels // self.num_branches
+        first = channels - self.width * (self.num_branches - 1)
+        self.widths = (first, *[self.width] * (self.num_branches - 1))
         self.stride = stride
         self.entry = nn.Conv2d(channels, channels, 1)
         self.entry_bn = nn.BatchNorm2d(channels - self.width)
-        convs = [
+        self.convs = nn.ModuleList(
             nn.Conv2d(
-                self.width,
-                self.width,
+                width,
+                width,
                 (1, kernel_size),
                 stride=(1, stride),
                 padding=(0, dilation * (kernel_size // 2)),
                 dilation=(1, dilation),
             )
-            for dilation in dilations
-        ]
-        self.convs = nn.ModuleList(convs)
+            for width, dilation in zip(self.widths, dilations, strict=False)
+        )
         self.pool = TemporalMaxPool(stride)
+
+    def branches(self, x: Tensor) -> Tensor:
+        """All branches side by side."""
+        entered = pointwise(x, self.entry)
+        active, plain = entered.split([self.entry_bn.num_features, self.width], dim=1)
+        # Batch normalisation of a slice would fall back to a slow kernel.
+        active = functional.relu(self.entry_bn(active.contiguous()), inplace=True)
+        *to_convs, to_pool = active.split(self.widths[:-1], dim=1)
+        outputs = [conv(part) for conv, part in zip(self.convs, to_convs, strict=True)]
+        return torch.cat([*outputs, self.pool(to_pool), plain[..., :: self.stride]], dim=1)
+
+    def published_names(self) -> dict[str, Source]:
+        *active, last = [f"branches.{branch}" for branch in range(self.num_branches)]
+        entries = [*[f"{branch}.0" for branch in active], f"{last}{self.last_entry}"]
+        table = joined(self.entry, "entry", entries, widths=self.widths)
+        table |= joined(self.entry_bn, "entry_bn", [f"{branch}.1" for branch in active], widths=self.widths[:-1])
+        for number, conv in enumerate(self.convs):
+            table |= same(conv, f"convs.{number}", f"{active[number]}.3.conv")
+        return table
+
+
+class MultiScaleTemporal(TemporalBranches):
+    """Temporal branches of equal width, each with a closing normalisation; (b, C, H, T) -> (b, C, H, ceil(T / s)).
+
+    The closing normalisations are computed as one layer. (The temporal module of CTR-GCN, ICCV 2021, which has no
+    residual of its own.)
+    """
+
+    last_entry = ".0"
+
+    def __init__(self, channels: int, stride: int = 1, kernel_size: int = 5, dilations: Sequence[int] = (1, 2)) -> None:
+        super().__init__(channels, stride, kernel_size, dilations)
         self.bn = nn.BatchNorm2d(channels)
         init_convolution(self.entry, fused=self.num_branches)
-        for conv in convs:
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
             init_convolution(conv)
         for norm in (self.entry_bn, self.bn):
             nn.init.normal_(norm.weight, 1, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        entered = pointwise(x, self.entry)
-        active, plain = entered.split([self.entry_bn.num_features, self.width], dim=1)
-        # Batch normalisation of a slice would fall back to a slow kernel.
-        active = functional.relu(self.entry_bn(active.contiguous()), inplace=True)
-        *to_convs, to_pool = active.chunk(self.num_branches - 1, dim=1)
-        outputs = [conv(part) for conv, part in zip(self.convs, to_convs, strict=True)]
-        return self.bn(torch.cat([*outputs, self.pool(to_pool), plain[..., :: self.stride]], dim=1))
+        return self.bn(self.branches(x))
 
     def published_names(self) -> dict[str, Source]:
         """Names of this module's state in all published encoders that use it, relative to both modules."""
         pooled, plain = self.num_branches - 2, self.num_branches - 1
         closing = [f"branches.{branch}.3.bn" for branch in range(pooled)]
-        table = joined(self.entry, "entry", [f"branches.{branch}.0" for branch in range(self.num_branches)])
-        table |= joined(self.entry_bn, "entry_bn", [f"branches.{branch}.1" for branch in range(plain)])
-        table |= joined(self.bn, "bn", [*closing, f"branches.{pooled}.4", f"branches.{plain}.1"])
-        for branch, conv in enumerate(self.convs):
-            table |= same(conv, f"convs.{branch}", f"branches.{branch}.3.conv")
-        return table
+        closing += [f"branches.{pooled}.4", f"branches.{plain}.1"]
+        return super().published_names() | joined(self.bn, "bn", closing)
 
 
 class PooledClassifier(nn.Module):

@@ -24,6 +24,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "infogcn": "model.infogcn:InfoGCN",
     "shiftgcn": "model.shiftgcn:ShiftGCN",
     "stgcn": "model.stgcn:STGCN",
+    "stgcnpp": "model.stgcnpp:STGCNPP",
 }
 
 # What every encoder is built from; whatever else its constructor takes is an option of that encoder.

@@ -45,14 +45,17 @@ class NormedBlocksEncoder(BlockEncoder):
         graph_convolution: Callable[[int, int], PublishedModule],
         temporal_module: Callable[[int, int], PublishedModule],
         dropout: float,
+        persons_share_norm: bool = False,
     ) -> None:
         """The layers of the table above, with `base_channels` in l1 to l4 and a dropout before the classifier.
 
         Args:
             graph_convolution: (C_in, C_out) -> what mixes the joints, (n, C_in, V, T) -> (n, C_out, V, T).
             temporal_module: (C, stride) -> what mixes the frames, (n, C, V, T) -> (n, C, V, ceil(T / stride)).
+            persons_share_norm: whether the persons of a clip share the statistics of the input's normalisation.
         """
-        self.data_bn = PersonNorm(self.in_channels, self.skeleton.num_joints, self.num_persons)
+        persons = 1 if persons_share_norm else self.num_persons
+        self.data_bn = PersonNorm(self.in_channels, self.skeleton.num_joints, persons)
         channels = self.in_channels
         for number, (width, stride) in enumerate(BLOCKS, start=1):
             out_channels = width * base_channels

@@ -155,6 +155,16 @@ class Fixture:
         return (self.full_clips(), "full/") if full else (self.clips(), "")
 
 
+def evened(gradient: Tensor) -> Tensor:
+    """The gradient with that of the absent person spread evenly over the frames: the sums are compared, not the parts.
+
+    That person's frames are equal, so max-pools along time tie, and rounding decides which frame gets the gradient.
+    """
+    evened = gradient.clone()
+    evened[1, ..., 1:] = gradient[1, ..., 1:].mean(dim=1, keepdim=True)
+    return evened
+
+
 def _without_person(clips: Tensor) -> Tensor:
     clips[1, ..., 1:] = 0
     return clips

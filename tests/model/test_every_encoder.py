@@ -60,6 +60,10 @@ KNOWN_DEAD = {
         r"\.gcn\.linear\.bias": "a batch normalisation follows and removes it",
         r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
     },
+    "stgcnpp": {
+        r"\.tcn\.(entry|convs\.\d|transform)\.bias": "a batch normalisation follows and removes it",
+        r"\.(down|residual)\.conv\.bias": "a batch normalisation follows and removes it",
+    },
     "stgcn": {r"\.(tcn|residual)\.conv\.bias": "a batch normalisation follows and removes it"},
 }
 """Per encoder: parameters (patterns of their names) whose gradient is zero in exact arithmetic, and why."""

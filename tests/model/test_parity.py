@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from model import list_encoders, load_published_weights
 from model.published import published_state_dict
-from tests.model.parity import LABELS, SKELETONS, Fixture, largest_difference, relative_l2
+from tests.model.parity import LABELS, SKELETONS, Fixture, evened, largest_difference, relative_l2
 
 
 @pytest.fixture(scope="module", params=[(name, graph) for name in list_encoders() for graph in SKELETONS], ids="-".join)
@@ -79,4 +79,7 @@ def test_double_precision(fixture, encoder):
     expected = fixture.expected_double(f"{full}train_logits")
     assert largest_difference(logits.detach(), expected) <= fixture.terms.double
     assert x.grad is not None
-    assert relative_l2(x.grad, fixture.expected_double(f"{full}input_grad")) <= fixture.terms.gradient
+    gradients = x.grad, fixture.expected_double(f"{full}input_grad")
+    if "gradient_ties" in fixture.meta:
+        gradients = evened(gradients[0]), evened(gradients[1])
+    assert relative_l2(*gradients) <= fixture.terms.gradient

@@ -21,11 +21,13 @@ from tools.benchmark.plain_forms import (
     PlainBlock,
     PlainBlockGroups,
     PlainDecoupled,
+    PlainFree,
     PlainGated,
     PlainHierarchical,
     PlainMultiScale,
     PlainRefined,
     PlainShift,
+    PlainTransformed,
     share_weights,
 )
 from tools.benchmark.timing import median_seconds
@@ -56,6 +58,8 @@ FUSIONS = {
     "InfoGCN, three heads": Fusion("infogcn", "gcn", PlainGated, _KEEPING),
     "DC-GCN, three subsets": Fusion("dcgcn", "gcn", PlainDecoupled, _KEEPING),
     "Shift-GCN, shifts of joints": Fusion("shiftgcn", "gcn", PlainShift, _KEEPING),
+    "ST-GCN++, three subsets": Fusion("stgcnpp", "gcn", PlainFree, _KEEPING),
+    "ST-GCN++, temporal branches": Fusion("stgcnpp", "tcn", PlainTransformed, (*_KEEPING, *_STRIDED)),
     "CTR-GCN and InfoGCN, temporal branches": Fusion("ctrgcn", "tcn", PlainMultiScale, _KEEPING),
     "the same temporal branches, stride 2": Fusion("ctrgcn", "tcn", PlainMultiScale, _STRIDED),
     "Hyperformer, temporal branches": Fusion(

@@ -9,6 +9,9 @@ Letters: n skeletons, C channels, H groups or heads, T frames, V joints; k one o
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,11 +24,14 @@ from model.dcgcn import COLUMN_OFFSET, DecoupledGraphConvolution
 from model.hdgcn import NEAREST_JOINTS, NEAREST_LAYERS, HierarchicalGraphConvolution
 from model.infogcn import HEADS, GatedGraphConvolution
 from model.shiftgcn import ShiftGraphConvolution
+from model.stgcnpp import BranchesTransform, FreeGraphConvolution
 
 Fused = (
     AdaptiveGraphConvolution
     | BlockGraphConvolution
     | DecoupledGraphConvolution
+    | BranchesTransform
+    | FreeGraphConvolution
     | GatedGraphConvolution
     | HierarchicalGraphConvolution
     | MultiScaleTemporal
@@ -274,6 +280,45 @@ class PlainShift(nn.Module):
         mapped = (moved @ self.Linear_weight + self.Linear_bias).flatten(1)
         normalised = self.bn(mapped.index_select(1, self.shift_out))
         return functional.relu(normalised.view(num_skeletons, frames, joints, channels).permute(0, 3, 2, 1) + x)
+
+
+class PlainFree(nn.Module):
+    """FreeGraphConvolution of ST-GCN++, one subset after another; ST-GCN's differs only in how the graph is learned."""
+
+    def __init__(self, fused: FreeGraphConvolution) -> None:
+        super().__init__()
+        channels = fused.bn.num_features
+        self.conv = nn.Conv2d(channels, len(fused.topology) * channels, 1)
+        self.A = nn.Parameter(torch.empty_like(fused.topology))
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x).chunk(len(self.A), dim=1)
+        total = torch.zeros_like(x)
+        for part, topology in zip(maps, self.A, strict=True):
+            total = total + torch.einsum("vw,ncvt->ncwt", topology, part)
+        return functional.relu(self.bn(total) + x)
+
+
+class PlainTransformed(nn.Module):
+    """BranchesTransform of ST-GCN++, one branch after another."""
+
+    def __init__(self, fused: BranchesTransform) -> None:
+        super().__init__()
+        channels, stride = fused.bn.num_features, fused.stride
+        *active, pooled, last = fused.widths
+        branches: list[nn.Module] = []
+        for width, convolution in zip(active, fused.convs, strict=True):
+            dilated = nn.Sequential(OrderedDict(conv=copy.deepcopy(convolution)))
+            branches.append(nn.Sequential(*_entry(channels, width), dilated))
+        branches.append(nn.Sequential(*_entry(channels, pooled), TemporalMaxPool(stride)))
+        branches.append(nn.Conv2d(channels, last, 1, stride=(1, stride)))
+        self.branches = nn.ModuleList(branches)
+        self.transform = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 1))
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.transform(torch.cat([branch(x) for branch in self.branches], dim=1)))
 
 
 class PlainMultiScale(nn.Module):
