@@ -56,7 +56,8 @@ def test_only_the_persons_that_are_there_are_computed(encoder, monkeypatch):
     for _ in range(2):
         evaluation(x, x)
     joints = encoder.skeleton.num_joints
-    assert seen == [(persons, 3, WINDOW, joints, 1) for persons in (2, 5, 5)]  # the absent ones once, then THERE.sum()
+    counts = (1, 1, *THERE.sum(dim=0).tolist() * 2)  # the absent ones once, then those that are there, by place
+    assert seen == [(persons, 3, WINDOW, joints, 1) for persons in counts]
 
 
 def test_later_weights_are_not_followed(encoder):
