@@ -54,6 +54,11 @@ def sweeps(records: Sequence[Record]) -> list[list[Setting]]:
     return found
 
 
+def of_rivals(found: Sequence[list[Setting]]) -> list[list[Setting]]:
+    """The sweeps that compare one head with another."""
+    return [settings for settings in found if len({tuple(row.records[0]["heads"]) for row in settings}) > 2]
+
+
 def table_of(found: Sequence[Sequence[Setting]]) -> Table:
     """A row for each setting: means and spreads over seeds, and differences with their 95 % t-intervals."""
     rows = [["benchmark", "run", "epochs", "seeds", *(head for part in PARTS for head in (part, "difference"))]]

@@ -20,7 +20,7 @@ import io
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,9 @@ from tools.paper_tables import (
     variation,
 )
 from tools.runs import REPOSITORY, RESULTS, Record, find_runs, load_records, record_of
-from tools.sweep_table import draw, sweeps, table_of
+from tools.sweep_table import draw, of_rivals, sweeps, table_of
 
-MORE = {"runs": "All runs", "sweeps": "Sweeps: difference to the runs without heads"}
+MORE = ("runs", "sweeps")
 FIGURE = REPOSITORY / "docs" / "sweeps.png"
 MARKERS = ("<!-- results: made by `python tools/tables.py --readme` -->", "<!-- end of results -->")
 
@@ -182,18 +182,28 @@ def _show(options: argparse.Namespace) -> None:
     if unknown:
         raise TablesError(f"table {unknown[0]}: name some of 1 to 8, or {' or '.join(MORE)}")
     records = collect(options.results, options.work_dir if options.work_dir.is_dir() else None)
+    prefix = {"text": "", "markdown": "### ", "csv": "# ", "latex": "% "}[options.format]
     parts = []
-    for name in names:
-        title = MORE.get(name) or f"Table {name}: {TITLES[name]}"
-        if name == "runs":
-            rows = runs_table(records)
-        elif name == "sweeps":
-            rows = table_of(sweeps(records))
-        else:
-            rows = table(name, records, options.benchmark, options.encoder, options.weights)
-        prefix = {"text": "", "markdown": "### ", "csv": "# ", "latex": "% "}[options.format]
+    for title, rows in _chosen(names, records, options):
         parts.append(f"{prefix}{title}\n{formatted(rows, options.format)}")
     print("\n\n".join(parts))
+
+
+def _chosen(
+    names: Iterable[str], records: Sequence[Record], options: argparse.Namespace
+) -> Iterator[tuple[str, Table]]:
+    """Title and rows of every table that is asked for."""
+    for name in names:
+        if name == "runs":
+            yield "All runs", runs_table(records)
+        elif name == "sweeps":
+            yield "Sweeps: difference to the runs without heads", table_of(sweeps(records))
+        else:
+            rows = table(name, records, options.benchmark, options.encoder, options.weights)
+            yield f"Table {name}: {TITLES[name]}", rows
+        rivals = of_rivals(sweeps(records)) if name == "4" else []
+        if rivals:
+            yield "Table 4 with other settings: heads side by side in pairs of seeds", table_of(rivals)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import t
 
 from tests.tools.test_tables import row_of, run
-from tools.sweep_table import draw, sweeps, table_of
+from tools.sweep_table import draw, of_rivals, sweeps, table_of
 
 
 def record(seed: int, test: float, held_out: float | None = None, heads=("csre",), **settings):
@@ -35,6 +35,12 @@ def test_settings_are_compared_with_the_run_without_heads_that_is_alike_otherwis
     assert cold["difference"] == f"+1.5 ± {margin:.1f}"
     assert rows[3][-1] == "-1.0", "one pair has no interval"
     assert rows[2][4:] == ["", "", "88.00", "-2.0"], "a part that was not tested"
+
+
+def test_sweeps_of_one_head_compare_no_rivals(records):
+    assert of_rivals(sweeps(records)) == []
+    rivals = of_rivals(sweeps([*records, record(1, 90.5, heads=("fr_head",))]))
+    assert "CTR-GCN + FR-Head" in [row[1] for row in table_of(rivals)]
 
 
 def test_the_figure_has_means_and_margins(records, tmp_path, monkeypatch):
