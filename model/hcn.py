@@ -102,10 +102,7 @@ class HCN(Encoder):
             window=window,
             in_channels=in_channels,
         )
-        if window < SHORTEST_WINDOW:
-            raise EncoderError(
-                f"window: {window} frames halved four times leave none for HCN; take {SHORTEST_WINDOW} or more"
-            )
+        check_window("HCN", window)
         check_choice("feature_map", feature_map, get_args(FeatureMap))
         check_positive("hidden", hidden)
         check_probability("dropout", dropout)
@@ -157,6 +154,14 @@ class HCN(Encoder):
         for ours, published in PUBLISHED_LAYERS.items():
             table |= same(self.get_submodule(ours), ours, published)
         return table
+
+
+def check_window(encoder: str, window: int) -> None:
+    """Raise EncoderError for clips too short for the four poolings of an encoder."""
+    if window < SHORTEST_WINDOW:
+        raise EncoderError(
+            f"window: {window} frames halved four times leave none for {encoder}; take {SHORTEST_WINDOW} or more"
+        )
 
 
 def motion_of(position: Tensor) -> Tensor:

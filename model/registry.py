@@ -25,6 +25,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "shiftgcn": "model.shiftgcn:ShiftGCN",
     "stgcn": "model.stgcn:STGCN",
     "stgcnpp": "model.stgcnpp:STGCNPP",
+    "tacnn": "model.tacnn:TaCNN",
 }
 
 # What every encoder is built from; whatever else its constructor takes is an option of that encoder.

@@ -119,10 +119,12 @@ def test_what_the_quirks_say_of_the_configurations():
     for stream, partition in (("bone", "published_bone"), ("joint", "published")):
         options = config_of(f"nw-ucla/hyperformer_{stream}.yaml").model.options
         assert options.get("partition", "published") == partition
-    words = re.search(r"\(`base_channels` (\d+), Hyperformer `channels` (\d+), HCN whole\)", " ".join(PAGE.split()))
+    words = re.search(
+        r"\(`base_channels` (\d+), Hyperformer `channels` (\d+), HCN and Ta-CNN whole\)", " ".join(PAGE.split())
+    )
     assert words is not None
     narrow = {name: {"base_channels": int(words[1])} for name in list_encoders()}
-    for name, expected in {**narrow, "hyperformer": {"channels": int(words[2])}, "hcn": {}}.items():
+    for name, expected in {**narrow, "hyperformer": {"channels": int(words[2])}, "hcn": {}, "tacnn": {}}.items():
         assert slim(name) == expected
 
 

@@ -33,6 +33,8 @@ class Terms:
     train_logits: float = 1e-5
     double: float = 1e-9
     gradient: float = 1e-6
+    ties: bool = False
+    """Whether max-pools meet equal entries in an absent person, so that its gradient is a matter of rounding."""
     stored_features: Callable[[Tensor], Tensor] = field(default_factory=nn.Identity)
     """From our map, persons among the clips, to the one that the file holds."""
 
@@ -53,6 +55,7 @@ TERMS = {
     "hyperformer": Terms(logits=1e-6, train_logits=1e-6, double=1e-12),
     "infogcn": Terms(options={"sampling": False}, logits=3e-6, double=1e-12),
     "shiftgcn": Terms(train_logits=2e-5),
+    "tacnn": Terms(options={"dropout": 0.0}, logits=2e-6, train_logits=2e-6, double=1e-11, ties=True),
 }
 """Encoders that are not compared on the usual terms."""
 

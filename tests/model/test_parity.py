@@ -82,4 +82,11 @@ def test_double_precision(fixture, encoder):
     gradients = x.grad, fixture.expected_double(f"{full}input_grad")
     if "gradient_ties" in fixture.meta:
         gradients = evened(gradients[0]), evened(gradients[1])
+    if fixture.terms.ties:
+        gradients = without_absent_person(gradients[0]), without_absent_person(gradients[1])
     assert relative_l2(*gradients) <= fixture.terms.gradient
+
+
+def without_absent_person(gradient):
+    """The gradient of the first clip and of the first person of the second."""
+    return torch.cat([gradient[0].flatten(), gradient[1, ..., 0].flatten()])
