@@ -9,7 +9,7 @@
 Nothing here imports torch, so configuration checks can use it at once.
 """
 
-from graph.adjacency import root_partition, spatial_partition
+from graph.adjacency import links_with_virtual_joints, root_partition, spatial_partition
 from graph.hierarchy import hierarchy_adjacency, joint_hierarchy
 from graph.hops import hop_distances, with_tips_on_hands
 from graph.joint_operator import joint_operator
@@ -26,6 +26,7 @@ __all__ = [
     "joint_groups",
     "joint_hierarchy",
     "joint_operator",
+    "links_with_virtual_joints",
     "list_skeletons",
     "root_partition",
     "spatial_partition",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from graph.hops import hop_distances
+from graph.hops import hop_distances, with_tips_on_hands
 from graph.skeleton import Skeleton
 
 
@@ -48,6 +48,19 @@ def root_partition(skeleton: Skeleton) -> NDArray[np.float32]:
     outward = distance[:, None] < distance[None, :]
     parts = [links * itself, links * ~(itself | outward), links * outward]
     return np.stack(parts).astype(np.float32)
+
+
+def links_with_virtual_joints(skeleton: Skeleton, num_virtual: int) -> NDArray[np.float32]:
+    """The links of Hyper-GCN, 1 or 0, shape (V + U, V + U), float32; the U virtual joints come last.
+
+    Every joint is joined with itself, with the joints that a bone joins it with (hand tips with the hands), and every
+    virtual joint with all real ones.
+    """
+    links = np.eye(skeleton.num_joints + num_virtual, dtype=np.float32)
+    for child, parent in with_tips_on_hands(skeleton).edges:
+        links[child, parent] = links[parent, child] = 1
+    links[-num_virtual:, :-num_virtual] = links[:-num_virtual, -num_virtual:] = 1
+    return links
 
 
 def _divide_by_column_sum(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

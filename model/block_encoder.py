@@ -31,14 +31,18 @@ class BlockEncoder(Encoder):
     """S of the relations that `relations` gives; None: this encoder has none."""
     _shapes: dict[str, tuple[int, int, int]]
     _stages: dict[str, str]
+    _sums: dict[str, str]
 
-    def add_block(self, block: PublishedModule, channels: int, stride: int) -> None:
-        """Append a block with that many output channels."""
+    def add_block(self, block: PublishedModule, channels: int, stride: int, also_reads: str | None = None) -> None:
+        """Append a block with that many output channels; `also_reads` names an earlier one whose output is added to
+        that of the block before."""
         if not hasattr(self, "blocks"):
-            self.blocks, self._shapes, self._stages = nn.ModuleDict(), {}, {}
+            self.blocks, self._shapes, self._stages, self._sums = nn.ModuleDict(), {}, {}, {}
         frames = self._last_shape[1] if self._shapes else self.window
         name = f"l{len(self.blocks) + 1}"
         self.blocks[name] = block
+        if also_reads is not None:
+            self._sums[name] = also_reads
         self._shapes[name] = (channels, math.ceil(frames / stride), self.skeleton.num_joints)
         if not self._stages:
             self._stages["low"] = name
@@ -82,12 +86,17 @@ class BlockEncoder(Encoder):
         num_skeletons = images.shape[0] * images.shape[2] // self.skeleton.num_joints
         stage_of = {block: stage for stage, block in self._stages.items()} if "stages" in reads else {}
         last = next(reversed(self._shapes))
+        outputs: dict[str, Tensor] = {}
         for name, block in self.blocks.items():
             if terms is not None:
                 images = images + terms[name]
+            if name in self._sums:
+                images = images + outputs.pop(self._sums[name])
             if name == last and "relations" in reads:
                 relations = self.relations(images).unflatten(0, (-1, self.num_persons)).mean(dim=1)
             images = block(images)
+            if name in self._sums.values():
+                outputs[name] = images
             if name in stage_of:
                 stages[stage_of[name]] = self._by_person(images, num_skeletons)
         features = self._by_person(images, num_skeletons)

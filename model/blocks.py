@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -213,13 +213,21 @@ class TemporalBranches(PublishedModule):
     same width but the first, which has what is left over.
 
     The 1x1 entries are computed as one convolution, which changes nothing: each channel has its own statistics. Of the
-    last branch's entry the strided frames are kept.
+    last branch's entry the strided frames are kept. `padding_mode` is that of the convolutions over several frames, see
+    torch.nn.Conv2d.
     """
 
     last_entry: ClassVar[str]
     """The published name of the last branch's entry within its branch."""
 
-    def __init__(self, channels: int, stride: int, kernel_size: int, dilations: Sequence[int]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        stride: int,
+        kernel_size: int,
+        dilations: Sequence[int],
+        padding_mode: Literal["zeros", "replicate"] = "zeros",
+    ) -> None:
         super().__init__()
         self.num_branches = len(dilations) + 2
         self.width = channels // self.num_branches
@@ -236,6 +244,7 @@ class TemporalBranches(PublishedModule):
                 stride=(1, stride),
                 padding=(0, dilation * (kernel_size // 2)),
                 dilation=(1, dilation),
+                padding_mode=padding_mode,
             )
             for width, dilation in zip(self.widths, dilations, strict=False)
         )
@@ -270,8 +279,15 @@ class MultiScaleTemporal(TemporalBranches):
 
     last_entry = ".0"
 
-    def __init__(self, channels: int, stride: int = 1, kernel_size: int = 5, dilations: Sequence[int] = (1, 2)) -> None:
-        super().__init__(channels, stride, kernel_size, dilations)
+    def __init__(
+        self,
+        channels: int,
+        stride: int = 1,
+        kernel_size: int = 5,
+        dilations: Sequence[int] = (1, 2),
+        padding_mode: Literal["zeros", "replicate"] = "zeros",
+    ) -> None:
+        super().__init__(channels, stride, kernel_size, dilations, padding_mode)
         self.bn = nn.BatchNorm2d(channels)
         init_convolution(self.entry, fused=self.num_branches)
         for conv in self.convs:

@@ -21,6 +21,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "hcn": "model.hcn:HCN",
     "hdgcn": "model.hdgcn:HDGCN",
     "hyperformer": "model.hyperformer:Hyperformer",
+    "hypergcn": "model.hypergcn:HyperGCN",
     "infogcn": "model.infogcn:InfoGCN",
     "shiftgcn": "model.shiftgcn:ShiftGCN",
     "stgcn": "model.stgcn:STGCN",

@@ -52,6 +52,7 @@ TERMS = {
         stored_features=partial(functional.max_pool2d, kernel_size=2),
     ),
     "hdgcn": Terms(logits=2e-6),
+    "hypergcn": Terms(logits=2e-6),
     "hyperformer": Terms(logits=1e-6, train_logits=1e-6, double=1e-12),
     "infogcn": Terms(options={"sampling": False}, logits=3e-6, double=1e-12),
     "shiftgcn": Terms(train_logits=2e-5),

@@ -46,6 +46,10 @@ KNOWN_DEAD = {
         r"\.(reduce|subsets)\.bias": "a batch normalisation follows and removes it",
         r"^blocks\.l1\.gcn\.subsets_bn\.bias": "the layers' plain sum, normalised: as above",
     },
+    "hypergcn": {
+        r"\.(tcn\.(entry|convs\.\d)|(down|residual)\.conv)\.bias": "a batch normalisation follows and removes it",
+        r"\.embed\.bias": "shifts all points alike, and their distances stay",
+    },
     "hyperformer": {
         r"\.tcn\.(entry|convs\.\d)\.bias": "a batch normalisation follows and removes it",
         r"\.residual\.conv\.bias": "a batch normalisation follows and removes it",

@@ -24,6 +24,7 @@ from tools.benchmark.plain_forms import (
     PlainFree,
     PlainGated,
     PlainHierarchical,
+    PlainHypergraph,
     PlainMultiScale,
     PlainRefined,
     PlainShift,
@@ -55,6 +56,9 @@ FUSIONS = {
     "BlockGCN, three subsets": Fusion("blockgcn", "gcn", PlainBlock, _WIDER),
     "BlockGCN, three subsets and eight groups": Fusion("blockgcn", "gcn", PlainBlockGroups, _WIDER),
     "HD-GCN, six layers of three subsets": Fusion("hdgcn", "gcn", PlainHierarchical, _KEEPING),
+    "Hyper-GCN, virtual joints": Fusion(
+        "hypergcn", "gcn", PlainHypergraph, (("l2", 128, 64), ("l5", 256, 32), ("l9", 256, 16))
+    ),
     "InfoGCN, three heads": Fusion("infogcn", "gcn", PlainGated, _KEEPING),
     "DC-GCN, three subsets": Fusion("dcgcn", "gcn", PlainDecoupled, _KEEPING),
     "Shift-GCN, shifts of joints": Fusion("shiftgcn", "gcn", PlainShift, _KEEPING),

@@ -22,6 +22,8 @@ from model.blocks import MultiScaleTemporal, TemporalConvolution, TemporalMaxPoo
 from model.ctrgcn import RefinedGraphConvolution
 from model.dcgcn import COLUMN_OFFSET, DecoupledGraphConvolution
 from model.hdgcn import NEAREST_JOINTS, NEAREST_LAYERS, HierarchicalGraphConvolution
+from model.hypergcn import HEADS as HYPERGRAPH_HEADS
+from model.hypergcn import NEAREST, OFFSET, VIRTUAL_JOINTS, HypergraphConvolution
 from model.infogcn import HEADS, GatedGraphConvolution
 from model.shiftgcn import ShiftGraphConvolution
 from model.stgcnpp import BranchesTransform, FreeGraphConvolution
@@ -34,6 +36,7 @@ Fused = (
     | FreeGraphConvolution
     | GatedGraphConvolution
     | HierarchicalGraphConvolution
+    | HypergraphConvolution
     | MultiScaleTemporal
     | RefinedGraphConvolution
     | ShiftGraphConvolution
@@ -48,6 +51,8 @@ def share_weights(fused: Fused, plain: nn.Module) -> None:
     state, own = plain.state_dict(), fused.state_dict()
     joined = {}
     for name, source in fused.published_names().items():
+        if source.constant is not None:
+            continue
         if source.constant is None:
             joined[name] = source.joined([state[part] for part in source.names]).reshape(own[name].shape)
     fused.load_state_dict(joined)
@@ -211,6 +216,43 @@ class PlainEdges(nn.Module):
         return self.conv(torch.cat([others - own, own], dim=1)).amax(dim=3)
 
 
+class PlainHypergraph(nn.Module):
+    """HypergraphConvolution of Hyper-GCN with the virtual joints in every frame, as if they were joints."""
+
+    links: Tensor
+
+    def __init__(self, fused: HypergraphConvolution) -> None:
+        super().__init__()
+        channels, heads = fused.bn.num_features, HYPERGRAPH_HEADS
+        embedded = heads * (channels // 32)
+        self.hyper_joint = nn.Parameter(torch.empty(VIRTUAL_JOINTS, channels))
+        self.alpha = nn.Parameter(torch.empty(1))
+        self.edge_importance = nn.Parameter(torch.empty_like(fused.importance))
+        self.to_V = nn.Conv1d(channels, embedded, 1, groups=heads)
+        self.to_W = nn.Sequential(
+            nn.Conv1d(channels, embedded, 1, groups=heads), nn.LeakyReLU(0.01), nn.Conv1d(embedded, heads, 1)
+        )
+        self.conv_d = nn.Conv2d(channels, channels, 1, groups=heads)
+        self.bn = nn.BatchNorm2d(channels)
+        self.register_buffer("links", fused.links, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        virtual = self.hyper_joint.T[..., None].expand(len(x), -1, -1, x.shape[-1])
+        points = torch.cat([x, virtual], dim=2)
+        mean = points.mean(dim=3)
+        embedded = self.to_V(mean).unflatten(1, (HYPERGRAPH_HEADS, -1)).mT
+        distances = torch.cdist(embedded, embedded, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest, index = distances.topk(NEAREST, largest=False)
+        incidence = torch.zeros_like(distances).scatter(-1, index, (-nearest).softmax(dim=-1))
+        weights = torch.diag_embed(torch.tanh(self.to_W(mean)))
+        degrees = torch.diag_embed(1 / (incidence.sum(dim=2) + OFFSET))
+        graph = _unit_rows(incidence @ weights) @ weights @ degrees @ incidence.mT
+        topology = _unit_rows(self.links * self.edge_importance) + functional.relu(self.alpha) * graph
+        sources = self.conv_d(points).unflatten(1, (HYPERGRAPH_HEADS, -1))
+        mixed = torch.einsum("nkuv,nkcvt->nkcut", topology, sources).flatten(1, 2)
+        return functional.relu(self.bn(mixed[:, :, : x.shape[2]]) + x)
+
+
 class PlainGated(nn.Module):
     """GatedGraphConvolution of InfoGCN, one head after another."""
 
@@ -343,6 +385,10 @@ class PlainMultiScale(nn.Module):
 
 def _entry(channels: int, width: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def _unit_rows(matrices: Tensor) -> Tensor:
+    return matrices / (matrices.abs().sum(dim=-1, keepdim=True) + OFFSET)
 
 
 def _normed(width: int) -> nn.Sequential:
