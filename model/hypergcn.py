@@ -128,7 +128,8 @@ class HyperGCN(BlockEncoder):
     def own_losses(self, labels: Tensor) -> dict[str, Tensor]:
         if self.divergence_weight == 0:
             return {}
-        similarities = [virtual_joint_similarity(block.gcn.virtual_joints) for block in self.blocks.values()]
+        convolutions = [part for part in self.modules() if isinstance(part, HypergraphConvolution)]
+        similarities = [virtual_joint_similarity(part.virtual_joints) for part in convolutions]
         return {"divergence": self.divergence_weight * torch.stack(similarities).mean()}
 
     def published_names(self) -> dict[str, Source]:
@@ -173,13 +174,12 @@ class HypergraphConvolution(PublishedModule):
         self.importance = nn.Parameter(torch.ones(HEADS, *links.shape))
         self.alpha = nn.Parameter(torch.ones(1))
         self.embed = nn.Conv1d(in_channels, embedded, 1, groups=HEADS)
-        self.weigh = nn.Sequential(
-            nn.Conv1d(in_channels, embedded, 1, groups=HEADS), nn.LeakyReLU(0.01), nn.Conv1d(embedded, HEADS, 1)
-        )
+        hidden, mixing = nn.Conv1d(in_channels, embedded, 1, groups=HEADS), nn.Conv1d(embedded, HEADS, 1)
+        self.weigh = nn.Sequential(hidden, nn.LeakyReLU(0.01), mixing)
         self.transform = nn.Conv2d(in_channels, out_channels, 1, groups=HEADS)
         self.bn = nn.BatchNorm2d(out_channels)
         self.down = residual_path(in_channels, out_channels)
-        for layer in (self.embed, self.weigh[0], self.weigh[2], self.transform):
+        for layer in (self.embed, hidden, mixing, self.transform):
             init_convolution(layer)
         # The graph starts switched off: at first a block passes `down(x)` on.
         nn.init.constant_(self.bn.weight, 1e-6)

@@ -13,7 +13,6 @@ from engine.config import resolve
 from engine.schema import RunConfig
 from model import list_encoders
 from tests.documents import REPOSITORY, read, section, table
-from tests.model.slim import slim
 from tools.benchmark.encoder import CLIPS, count_macs, count_parameters
 
 PAGE = read("docs/encoders.md")
@@ -119,13 +118,6 @@ def test_what_the_quirks_say_of_the_configurations():
     for stream, partition in (("bone", "published_bone"), ("joint", "published")):
         options = config_of(f"nw-ucla/hyperformer_{stream}.yaml").model.options
         assert options.get("partition", "published") == partition
-    words = re.search(
-        r"\(`base_channels` (\d+), Hyperformer `channels` (\d+), HCN and Ta-CNN whole\)", " ".join(PAGE.split())
-    )
-    assert words is not None
-    narrow = {name: {"base_channels": int(words[1])} for name in list_encoders()}
-    for name, expected in {**narrow, "hyperformer": {"channels": int(words[2])}, "hcn": {}, "tacnn": {}}.items():
-        assert slim(name) == expected
 
 
 def config_of(path: str) -> RunConfig:

@@ -17,11 +17,14 @@ from tests.model.parity import Fixture
 USUAL_STAGES = {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)}
 STAGES = dict.fromkeys([name for name in list_encoders() if name not in ("hcn", "tacnn")], USUAL_STAGES) | {
     "blockgcn": USUAL_STAGES | {"low": (128, 52), "mid": (256, 26)},
+    "hypergcn": USUAL_STAGES | {"low": (128, 52), "mid": (256, 26)},
     "hyperformer": {"low": (216, 52), "mid": (216, 26), "high": (216, 13), "fin": (216, 13)},
 }
 """(C, T) of the stages for NW-UCLA's clips of 52 frames."""
-STAGE_BLOCKS = dict.fromkeys(STAGES, ("l1", "l5", "l8", "l10")) | {"infogcn": ("l1", "l4", "l7", "l9")}
-SUBSETS = {"agcn": 3, "ctrgcn": 3, "hyperformer": 9, "infogcn": 3}
+STAGE_BLOCKS = dict.fromkeys(STAGES, ("l1", "l5", "l8", "l10")) | dict.fromkeys(
+    ("hypergcn", "infogcn"), ("l1", "l4", "l7", "l9")
+)
+SUBSETS = {"agcn": 3, "ctrgcn": 3, "hypergcn": 8, "hyperformer": 9, "infogcn": 3}
 
 
 def build(name, window=52, persons=1):
@@ -30,11 +33,13 @@ def build(name, window=52, persons=1):
 
 
 def unsettled(encoder):
-    """The encoder with random values where training begins at zero, so that every part acts."""
+    """The encoder with random values where training begins at zero or alike, so that every part acts."""
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
-            if name.endswith(("alpha", "rpe", "w1", "bias", "refine_bias")):
+            if name.endswith(("alpha", "rpe", "w1", "bias", "refine_bias", "virtual_joints")):
                 parameter.normal_(0, 0.3)
+            if name.endswith("embed.weight"):
+                parameter.mul_(0.003)  # distances near 1, so that more than the nearest point counts
     return encoder.double()
 
 
@@ -152,9 +157,24 @@ def hyperformer_relations(block, x):
     return scores.mean(dim=1) / math.sqrt(q.shape[-1])
 
 
+def hypergcn_relations(block, x):
+    gcn = block.gcn
+    points = torch.cat([x.mean(dim=3), gcn.virtual_joints.T.expand(len(x), -1, -1)], dim=2)
+    q = gcn.embed(points).unflatten(1, (8, -1))
+    distances = torch.linalg.vector_norm(q.unsqueeze(-1) - q.unsqueeze(-2), dim=2)
+    far = distances.argsort(dim=-1).argsort(dim=-1) >= 9
+    incidence = (-distances).masked_fill(far, -math.inf).softmax(dim=-1)
+    weights = torch.tanh(gcn.weigh(points))
+    rows = incidence * weights.unsqueeze(-2)
+    rows = rows / rows.abs().sum(dim=-1, keepdim=True)
+    edges = weights / incidence.sum(dim=-2)
+    return torch.einsum("nkue,nke,nkve->nkuv", rows, edges, incidence)[..., : x.shape[2], : x.shape[2]]
+
+
 BY_DEFINITION = {
     "AGCN": agcn_relations,
     "CTRGCN": ctrgcn_relations,
+    "HyperGCN": hypergcn_relations,
     "Hyperformer": hyperformer_relations,
     "InfoGCN": infogcn_relations,
 }
