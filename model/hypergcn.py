@@ -206,7 +206,7 @@ class HypergraphConvolution(PublishedModule):
 
     def hypergraph(self, x: Tensor) -> Tensor:
         """G of skeletons (n, C_in, V, T): (n, k, P, P)."""
-        virtual = self.virtual_joints.T.to(x.dtype).expand(len(x), -1, -1)
+        virtual = self.virtual_joints.T.to(x.dtype).expand(x.shape[0], -1, -1)
         points = torch.cat([x.mean(dim=-1), virtual], dim=-1)
         weights = torch.tanh(self.weigh(points)).unsqueeze(2)  # (n, k, 1, e)
         incidence = self._incidence(points)

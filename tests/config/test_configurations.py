@@ -147,7 +147,7 @@ def test_the_published_recipes_on_ntu(benchmark, encoder, expected):
     assert optim["batch_size"] == expected.get("batch_size", 64)
     assert optim["gamma"] == (0.025 if (encoder, benchmark) == ("hyperformer", "ntu60-xview") else 0.1)
     assert config.data.window == (32 if encoder == "hcn" else 64)
-    assert config.data.variant == ("centred" if encoder in ("hyperformer", "blockgcn") else "plain")
+    assert config.data.variant == ("centred" if encoder in ("hyperformer", "blockgcn", "hypergcn") else "plain")
 
 
 @pytest.mark.parametrize("path", [path for path in RUNS if path.stem.endswith("_joint")], ids=case)
