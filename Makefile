@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 	$(RUN) main.py --config config/demo/ctrgcn_csre_joint.yaml
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadscope
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
