@@ -22,7 +22,7 @@ from common.yaml_files import YamlError, parse_yaml, read_yaml
 from engine.errors import ConfigError
 from engine.schema import EXECUTION_KEYS, RunConfig, contradictions, flatten, instantiate, leaves
 from engine.settings_pages import help_text
-from feeders.benchmarks import benchmark_name, get_benchmark
+from feeders.benchmarks import GENERATED, benchmark_name, get_benchmark
 from feeders.errors import DataError
 from model import list_encoders
 
@@ -368,7 +368,7 @@ def _check_together(resolved: Resolved) -> None:
         if file not in (None, "auto", "never") and not Path(str(file)).is_file():
             alternatives = ", or auto or never" if key == "resume" else ""
             refuse(key, f"there is no file {file}; give a checkpoint{alternatives}")
-    if config.data.path and config.data.benchmark != "demo" and not user_path(config.data.path).exists():
+    if config.data.path and config.data.benchmark not in GENERATED and not user_path(config.data.path).exists():
         refuse("data.path", f"there is nothing at {config.data.path}; name the folder or file of the clips")
     if not re.fullmatch(r"[\w+=-][\w.+=-]*", str(config.name)) or ASIDE in str(config.name):
         refuse("name", f"{config.name!r} cannot name a run; use letters, digits and _+=-., without {ASIDE!r}")

@@ -167,6 +167,7 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
         bone_scale=config.data.bone_scale,
         validation=config.data.validation,
         seed=config.seed,
+        channels=config.model.options.get("in_channels", 3),
     )
     train_clips = feeder(split="train") if training else None
 

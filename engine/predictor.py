@@ -116,6 +116,7 @@ class Predictor:
             # Checkpoints of earlier versions lack these settings.
             second_person=settings.get("data.second_person"),
             origin=settings.get("data.origin"),
+            channels=self.encoder.in_channels,
         )
         return feeder.feed(torch.arange(len(clips)), epoch=0)
 

@@ -22,6 +22,7 @@ from feeders.errors import BadClip, BadClipsError, DataError, describe_bad_clips
 
 if TYPE_CHECKING:
     from feeders.feeder import ClipBatch, Feeder
+    from feeders.keypoints import normalise_keypoints
     from feeders.open import OpenedStore, open_store, place_store
     from feeders.store.packed import PackedStore
 
@@ -29,6 +30,7 @@ _IMPORTED_WHEN_ASKED_FOR = {
     "ClipBatch": "feeders.feeder",
     "Feeder": "feeders.feeder",
     "OpenedStore": "feeders.open",
+    "normalise_keypoints": "feeders.keypoints",
     "PackedStore": "feeders.store.packed",
     "open_store": "feeders.open",
     "place_store": "feeders.open",
@@ -52,6 +54,7 @@ __all__ = [
     "SplitRule",
     "describe_bad_clips",
     "get_benchmark",
+    "normalise_keypoints",
     "open_store",
     "place_store",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feeders.benchmarks import BENCHMARKS, Benchmark
+from feeders.benchmarks import BENCHMARKS, GENERATED, Benchmark
 from feeders.benchmarks.ntu import missing_from_recordings
 from feeders.choices import SPLITS, Split
 from feeders.errors import BadClip, DataError, counted, reading
@@ -158,7 +158,7 @@ def _read_as_best(found: Format, place: Path) -> tuple[Reading, Benchmark]:
     """As the benchmark by which the fewest clips are refused, the first of those."""
     best: tuple[Reading, Benchmark] | None = None
     refusals = []
-    for candidate in (each for each in BENCHMARKS.values() if each.name != "demo"):
+    for candidate in (each for each in BENCHMARKS.values() if each.name not in GENERATED):
         try:
             given = found.read(place, candidate, SPLITS)
         except DataError as error:

@@ -1,6 +1,6 @@
 """From a packed store to the batches of one split and one stream.
 
-Shapes: N clips of a batch, C = 3 coordinates, T window, V joints, M persons, L training indices.
+Shapes: N clips of a batch, C numbers per joint, T window, V joints, M persons, L training indices.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class ClipBatch(NamedTuple):
     """One batch, on the store's device."""
 
     x: Tensor
-    """float32 (N, 3, T, V, M): the stream."""
+    """float32 (N, C, T, V, M): the stream."""
     labels: Tensor
     """int64 (N,)."""
     indices: Tensor
     """int64 (N,): position in the split's index space, `repeat` included; in training the row of the memory banks."""
     joints: Tensor
-    """float32 (N, 3, T, V, M): the joints before the stream was taken, for encoders that read them beside it. The
+    """float32 (N, C, T, V, M): the joints before the stream was taken, for encoders that read them beside it. The
     same tensor as x in the plain joint stream."""
 
     def to(self, device: torch.device | str) -> ClipBatch:
@@ -58,7 +58,8 @@ class Feeder:
     second_person: what stands in for the second person of the clips that the store's column `alone` marks, before any
     augmentation; without that column an absent person is zero. rotation: largest angle about each axis in radians;
     origin: per clip (as stored) or per frame; both with the transforms `ntu` only. bone_scale: bones are scaled by
-    factors in 1 - bone_scale .. 1 + bone_scale in training (`feeders.transforms.bones`), 0 for none.
+    factors in 1 - bone_scale .. 1 + bone_scale in training (`feeders.transforms.bones`), 0 for none. channels: C, how
+    many of x, y, z (in 2-D clips: x, y, confidence).
 
     labels: (L,) int64 on the CPU, the class of every index. names: the name of every clip of the split, in the order
     of the store. class_names: of the store.
@@ -82,6 +83,7 @@ class Feeder:
         bone_scale: float = 0.0,
         validation: float = 0.0,
         seed: int = 0,
+        channels: int = 3,
     ) -> None:
         if split not in PARTS:
             raise unknown_choice("split", split, PARTS)
@@ -100,7 +102,9 @@ class Feeder:
         skeleton = get_skeleton(benchmark.skeleton)
         self._copied = _copied(store, benchmark, second_person)
         self._transform = build_transform(benchmark, skeleton, window, rotation, origin, bone_scale, store.device)
-        self._build_stream = StreamBuilder(stream, variant, skeleton, store.device)
+        is_2d = benchmark.transforms == "2d"
+        self._build_stream = StreamBuilder(stream, variant, skeleton, store.device, confidence=is_2d)
+        self._channels = channels
         self._draws_of: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -140,12 +144,12 @@ class Feeder:
     def batch_of(self, indices: Tensor, joints: Tensor) -> ClipBatch:
         """The batch of this feeder's stream from `joints_of` the same indices, of a feeder of any stream."""
         stream = self._build_stream(joints)
-        x = stream.float()
+        x = stream[:, : self._channels].float()
         return ClipBatch(
             x=x,
             labels=self.labels[indices.cpu()].to(self.store.device),
             indices=indices.to(self.store.device),
-            joints=x if stream is joints else joints.float(),
+            joints=x if stream is joints else joints[:, : self._channels].float(),
         )
 
     def epoch(self, epoch: int, batch_size: int, start: int = 0, rank: int = 0, ranks: int = 1) -> Iterator[ClipBatch]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from feeders.benchmarks import Benchmark
+from feeders.benchmarks import GENERATED, Benchmark
 from feeders.choices import Split
 from feeders.demo.cache import open_demo
 from feeders.errors import DataError, reading
@@ -26,7 +26,7 @@ class Format(NamedTuple):
     read: Callable[[Path, Benchmark, Sequence[Split]], Reading]
 
 
-DEMO = Format("generated demo clips", lambda place, benchmark, splits: (open_demo(place), []))
+DEMO = Format("generated demo clips", lambda place, benchmark, splits: (open_demo(place, benchmark.name), []))
 STORE = Format("packed store", lambda place, benchmark, splits: (PackedStore.load(place), []))
 NW_UCLA = Format("folder of NW-UCLA clips (.json)", lambda place, benchmark, splits: read_nw_ucla(place))
 ARRAYS = Format("folder of arrays (.npy) with a table (.csv)", read_own_arrays)
@@ -49,7 +49,7 @@ def find_format(place: Path, benchmark: Benchmark) -> Format:
 
 
 def _find(place: Path, benchmark: Benchmark) -> Format:
-    if benchmark.name == "demo" and (not place.is_file() or place.suffix == ".h5"):
+    if benchmark.name in GENERATED and (not place.is_file() or place.suffix == ".h5"):
         return DEMO
     if place.is_dir():
         return _of_folder(place, benchmark)

@@ -1,6 +1,6 @@
 """Skeletons (joints, parents, parts) and the adjacency matrices that encoders build from them.
 
-    skeleton = get_skeleton("ntu")                   # or "nw-ucla", or the path of your own YAML file
+    skeleton = get_skeleton("ntu")                   # or "nw-ucla", "coco", ..., or the path of your own YAML file
     skeleton.num_joints, skeleton.parents, skeleton.bone_pairs
     spatial_partition(skeleton)                      # (3, V, V) float32; root_partition of the same shape
     hop_distances(skeleton)                          # (V, V) int64

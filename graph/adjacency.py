@@ -23,7 +23,7 @@ def spatial_partition(skeleton: Skeleton, rooted: bool = False) -> NDArray[np.fl
     Mind the orientation: the joint that receives is the first index in CTR-GCN and the second in 2s-AGCN.
     """
     inward = np.zeros((skeleton.num_joints, skeleton.num_joints))
-    for child, parent in skeleton.bone_pairs if rooted else skeleton.edges:
+    for child, parent in enumerate(skeleton.parents) if rooted else skeleton.edges:
         inward[parent, child] = 1
     parts = [np.eye(skeleton.num_joints), _divide_by_column_sum(inward), _divide_by_column_sum(inward.T)]
     return np.stack(parts).astype(np.float32)

@@ -8,6 +8,7 @@
     edges: [[wrist, palm], [palm, thumb], [palm, index finger]]     # bones in any order and direction
     left_right: [[left knee, right knee]]        # optional: mirrored joints
     parts: {fingers: [thumb, index finger]}      # optional: body parts, a joint in one at most
+    bone_partners: {index finger: wrist}         # optional: bones that lead to another joint than the parent
 
 Joints are named, never numbered, so that no file depends on counting from 0 or from 1.
 """
@@ -25,7 +26,7 @@ from graph.skeleton import Skeleton, SkeletonError, check_joint_names
 
 _OWN_FOLDER = Path(__file__).resolve().parent / "skeletons"
 _REQUIRED = ("name", "joints", "root", "centre")
-_KEYS = (*_REQUIRED, "parents", "edges", "left_right", "parts")
+_KEYS = (*_REQUIRED, "parents", "edges", "left_right", "parts", "bone_partners")
 
 
 def list_skeletons() -> list[str]:
@@ -91,6 +92,10 @@ def _parse(content: Any) -> Skeleton:
             )
             for part, members in _mapping("parts", fields.get("parts", {})).items()
         },
+        bone_partners=tuple(
+            (joints.index("bone_partners", joint), joints.index(f"bone_partners.{joint}", partner))
+            for joint, partner in _mapping("bone_partners", fields.get("bone_partners", {})).items()
+        ),
     )
 
 

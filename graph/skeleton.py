@@ -36,6 +36,8 @@ class Skeleton:
     """(left, right) indices of mirrored joints."""
     parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     """Body part -> its joints; a joint belongs to one part at most."""
+    bone_partners: tuple[tuple[int, int], ...] = ()
+    """(joint, the joint that its bone leads to), of the joints for which that is not the parent."""
 
     def __post_init__(self) -> None:
         check_joint_names(self.joint_names)
@@ -43,6 +45,7 @@ class Skeleton:
         _check_index("centre", self.centre, self.num_joints)
         _check_tree(self)
         _check_joints_used_once("left_right", (joint for pair in self.left_right for joint in pair), self.joint_names)
+        _check_joints_used_once("bone_partners", (joint for joint, _ in self.bone_partners), self.joint_names)
         _check_joints_used_once("parts", (joint for part in self.parts.values() for joint in part), self.joint_names)
 
     @property
@@ -58,7 +61,7 @@ class Skeleton:
     @property
     def bone_pairs(self) -> tuple[tuple[int, int], ...]:
         """V pairs (joint, joint subtracted from it in the bone stream); the root is paired with itself."""
-        return tuple(enumerate(self.parents))
+        return tuple((dict(enumerate(self.parents)) | dict(self.bone_partners)).items())
 
 
 def check_joint_names(names: tuple[str, ...]) -> None:

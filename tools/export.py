@@ -92,7 +92,13 @@ def metadata_of(predictor: Predictor) -> dict[str, Any]:
         "encoder": settings["model.name"],
         "benchmark": benchmark.name,
         "inputs": ["x", "joints"] if reads_joints(predictor) else ["x"],
-        "input_shape": ["clips", 3, predictor.window, skeleton.num_joints, benchmark.num_persons],
+        "input_shape": [
+            "clips",
+            predictor.encoder.in_channels,
+            predictor.window,
+            skeleton.num_joints,
+            benchmark.num_persons,
+        ],
         "stream": settings["data.stream"],
         "variant": settings["data.variant"],
         "window": predictor.window,
@@ -113,7 +119,8 @@ def _batches(predictor: Predictor) -> list[tuple[Tensor, Tensor]]:
     """Stream and joints of one clip, and of three, of noise; the second person is absent from one."""
     batches = []
     for number in CHECKED_BATCHES:
-        shape = (number, 3, predictor.window, predictor.encoder.skeleton.num_joints, predictor.encoder.num_persons)
+        encoder = predictor.encoder
+        shape = (number, encoder.in_channels, predictor.window, encoder.skeleton.num_joints, encoder.num_persons)
         x, joints = torch.randn(2, *shape, generator=torch.Generator().manual_seed(number)).unbind()
         for tensor in (x, joints):
             tensor[0, ..., 1:] = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.files import user_path
 from feeders.benchmarks.benchmark import REPOSITORY, Benchmark, SplitRule
-from feeders.benchmarks.demo import DEMO
+from feeders.benchmarks.demo import DEMO, DEMO_2D, GENERATED
 from feeders.benchmarks.msr_action3d import MSR_ACTION3D
 from feeders.benchmarks.ntu import NTU_PROTOCOLS, NTU_STORES
 from feeders.benchmarks.nw_ucla import NW_UCLA
@@ -19,10 +19,20 @@ from feeders.benchmarks.sbu import SBU_FOLDS
 from feeders.benchmarks.utkinect import UTKINECT
 from feeders.errors import DataError, unknown_choice
 
-__all__ = ["BENCHMARKS", "NTU_STORES", "REPOSITORY", "Benchmark", "SplitRule", "benchmark_name", "get_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "GENERATED",
+    "NTU_STORES",
+    "REPOSITORY",
+    "Benchmark",
+    "SplitRule",
+    "benchmark_name",
+    "get_benchmark",
+]
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for benchmark in (DEMO, NW_UCLA, *NTU_PROTOCOLS, MSR_ACTION3D, UTKINECT, *SBU_FOLDS)
+    benchmark.name: benchmark
+    for benchmark in (DEMO, DEMO_2D, NW_UCLA, *NTU_PROTOCOLS, MSR_ACTION3D, UTKINECT, *SBU_FOLDS)
 }
 
 

@@ -1,6 +1,11 @@
-"""The generated demo clips (`feeders.demo`): every action twice, by 15 subjects before two cameras."""
+"""The generated demo clips (`feeders.demo`): every action twice, by 15 subjects before two cameras.
+
+They come in 3-D, and in 2-D as a pose estimator would find them in the cameras' images.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from feeders.benchmarks.benchmark import Benchmark, SplitRule
 from feeders.demo.actions import ACTIONS
@@ -20,3 +25,6 @@ DEMO = Benchmark(
     expected_clips={"train": 480, "test": 240},
     clips_per_class=(60,) * len(ACTIONS),
 )
+DEMO_2D = replace(DEMO, name="demo-2d", title="generated 2-D clips, cross-subject", skeleton="coco", transforms="2d")
+GENERATED = (DEMO.name, DEMO_2D.name)
+"""The benchmarks whose clips are made when they are not there."""

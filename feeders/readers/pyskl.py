@@ -1,14 +1,17 @@
-"""Reads the annotation pickles of PYSKL: `ntu60_3danno.pkl`, `ntu120_3danno.pkl`.
+"""Reads the annotation pickles of PYSKL, 3-D (`ntu60_3danno.pkl`, ...) and 2-D (`ntu60_hrnet.pkl`, ...).
 
 One dictionary. `split`: name -> list or tuple of clip IDs, such as `xsub_train` and `xsub_val`. `annotations`: a list
-of dictionaries with `frame_dir` (the ID), `label` (from 0), `total_frames` and `keypoint`, float16 (M, T, V, 3) in
-metres, as the camera saw them; an absent person's frame is zero.
+of dictionaries with `frame_dir` (the ID; in some files `filename`), `label` (from 0), `total_frames` and `keypoint`:
+3-D: (M, T, V, 3) in metres, as the camera saw them; an absent person's frame is zero.
+2-D: (M, T, V, 2) in pixels, x to the right and y down, beside `keypoint_score`, (M, T, V), and `img_shape`, (height,
+width). Which of the two a file has to be is up to the benchmark.
 
 Letters: M persons, T frames, V joints.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,22 +22,27 @@ from common.pickles import Array, PickleRefusedError, load_arrays
 from feeders.benchmarks import BENCHMARKS, Benchmark
 from feeders.benchmarks.benchmark import NEITHER, SIDE_COLUMN, SIDES
 from feeders.choices import SPLITS, Split
-from feeders.errors import DataError, why
+from feeders.errors import DataError, UnusableClip, why
+from feeders.keypoints import normalise_keypoints
 from feeders.ntu.names import parse_name
 from feeders.readers.collector import ClipCollector, Reading
 from graph import get_skeleton
 
+IMAGE_SIZE = (1080, 1920)
+"""Height and width where a 2-D annotation does not say them, as in PYSKL."""
 SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
 
 
 def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
     """The clips of the sides asked for, float32, in the order of the file, moved like those of `prepare_ntu`.
 
-    Frames without anyone are dropped; joint 2 of the first person where it first appears becomes the origin; absent
-    persons stay zero. The splits of the benchmark's protocol become the column `side`, those of others
-    `side_<protocol>`; where the IDs are NTU names, set-up, camera, subject and replication become columns. Nothing that
-    the file asks for is run. Raises `DataError` when it is damaged, is none of this kind, or belongs to another data
-    set than the benchmark.
+    3-D: frames without anyone are dropped; joint 2 of the first person where it first appears becomes the origin;
+    absent persons stay zero. 2-D: all frames stay; coordinates are divided by the size of the image
+    (`normalise_keypoints`); persons behind the last that the benchmark has room for are left out.
+
+    The splits of the benchmark's protocol become the column `side`, those of others `side_<protocol>`; where the IDs
+    are NTU names, set-up, camera, subject and replication become columns. Nothing that the file asks for is run. Raises
+    `DataError` when it is damaged, is none of this kind, or belongs to another data set than the benchmark.
     """
     content = _load(path)
     protocols = _protocols(path, content["split"])
@@ -45,12 +53,13 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
     }
     chosen = {SIDES[split] for split in splits}
     centre = get_skeleton(benchmark.skeleton).centre
+    is_2d = benchmark.transforms == "2d"
     collector = ClipCollector(benchmark)
     seen: set[str] = set()
     numbers = _numbers_in_names(content["annotations"])
     for position, entry in enumerate(content["annotations"]):
-        name = entry.get("frame_dir") if type(entry) is dict else None
-        if type(name) is not str:
+        name = _name_of(entry)
+        if name is None:
             collector.refuse(f"annotation {position}", "has no frame_dir")
             continue
         metadata = numbers.get(name, {}) | {column: ids.get(name, NEITHER) for column, ids in sides.items()}
@@ -60,15 +69,43 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
             collector.refuse(name, f"annotation {position} has the frame_dir of an earlier one")
             continue
         seen.add(name)
-        keypoint = entry["keypoint"].values if type(entry.get("keypoint")) is Array else None
-        if keypoint is None or keypoint.ndim != 4 or keypoint.shape[3] != 3:
-            shape = "none" if keypoint is None else f"of shape {keypoint.shape}"
-            collector.refuse(name, f"keypoint is {shape}, expected (persons, frames, joints, 3)")
-        elif type(entry.get("label")) is not int:
-            collector.refuse(name, "has no label")
+        try:
+            if is_2d:
+                clip = _image_clip(entry)[:, : benchmark.num_persons]
+            else:
+                clip = move_to_origin(_array(entry, "keypoint", ("persons", "frames", "joints", 3)), centre)
+            if type(entry.get("label")) is not int:
+                raise UnusableClip("has no label")
+        except UnusableClip as reason:
+            collector.refuse(name, str(reason))
         else:
-            collector.add(name, entry["label"], metadata, move_to_origin(keypoint, centre))
+            collector.add(name, entry["label"], metadata, clip)
     return collector.finish()
+
+
+def _name_of(entry: Any) -> str | None:
+    name = entry.get("frame_dir", entry.get("filename")) if type(entry) is dict else None
+    return name if type(name) is str else None
+
+
+def _array(entry: dict[str, Any], key: str, axes: tuple[str | int, ...]) -> np.ndarray:
+    """The array of that name, whose axes have these lengths where they are numbers."""
+    array = entry[key].values if type(entry.get(key)) is Array else None
+    fits = array is not None and array.ndim == len(axes)
+    if array is None or not fits or any(type(n) is int and n != m for n, m in zip(axes, array.shape, strict=True)):
+        shape = "none" if array is None else f"of shape {array.shape}"
+        raise UnusableClip(f"{key} is {shape}, expected ({', '.join(map(str, axes))})")
+    return array
+
+
+def _image_clip(entry: dict[str, Any]) -> np.ndarray:
+    """The 2-D annotation as (T, M, V, 3) float32."""
+    keypoint = _array(entry, "keypoint", ("persons", "frames", "joints", 2))
+    confidence = _array(entry, "keypoint_score", keypoint.shape[:3])
+    size = entry.get("img_shape", IMAGE_SIZE)
+    if type(size) not in (tuple, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise UnusableClip(f"img_shape is {size!r}, expected (height, width) in pixels")
+    return normalise_keypoints(keypoint, confidence, (size[0], size[1])).swapaxes(0, 1)
 
 
 def move_to_origin(keypoint: np.ndarray, centre: int) -> np.ndarray:
@@ -115,6 +152,8 @@ def _protocols(path: Path, split: dict[str, Any]) -> dict[str, dict[str, int]]:
     sides: dict[str, dict[str, int]] = {}
     for name, ids in split.items():
         protocol, _, word = str(name).rpartition("_")
+        if number := re.fullmatch(r"(train|test)(\d+)", word):  # the numbered splits of UCF101 and HMDB51
+            word, protocol = number[1], number[2]
         if word not in SIDE_WORDS or type(ids) not in (list, tuple) or not all(type(clip) is str for clip in ids):
             raise DataError(f"{path}: split {name!r} is not a list of clip IDs named <protocol>_train or _val")
         sides.setdefault(protocol, {}).update(dict.fromkeys(ids, SIDES[SIDE_WORDS[word]]))
@@ -143,7 +182,7 @@ def _numbers_in_names(annotations: list[Any]) -> dict[str, dict[str, int]]:
     """Clip ID -> what it says, if all are NTU names; else nothing."""
     found = {}
     for entry in annotations:
-        name = entry.get("frame_dir") if type(entry) is dict else None
+        name = _name_of(entry)
         try:
             numbers = parse_name(str(name))._asdict()
         except DataError:

@@ -50,7 +50,8 @@ def build_transform(
     """The benchmark's family for this window.
 
     rotation (radians) and origin: None is the benchmark's default; only the family `ntu` takes others. bone_scale: 0
-    for none. Raises `DataError` for an option that is out of range or that the family does not have.
+    for none. The family `2d` crops and resizes as `ntu` does, and neither turns nor scales. Raises `DataError` for an
+    option that is out of range or that the family does not have.
     """
     for key, value in (("data.rotation", rotation), ("data.bone_scale", bone_scale)):
         if value is not None and value < 0:
@@ -71,5 +72,12 @@ def build_transform(
         )
     for key, given in (("data.rotation", rotation is not None), ("data.origin", origin is not None)):
         if given:
-            raise DataError(f"{key}: benchmark {benchmark.name} has the transforms nw-ucla, only ntu has this; drop it")
+            raise DataError(
+                f"{key}: benchmark {benchmark.name} has the transforms {benchmark.transforms}, only ntu has this; "
+                "drop it"
+            )
+    if benchmark.transforms == "2d":
+        if scaling is not None:
+            raise DataError(f"data.bone_scale: benchmark {benchmark.name} is 2-D, bones have no length there; drop it")
+        return NTUTransform(benchmark.num_persons, window, rotation=0.0)
     return NWUCLATransform(skeleton, benchmark.num_persons, window, scaling)

@@ -246,14 +246,14 @@ def test_clips_of_another_shape_are_refused(trained, shape, message):
 
 
 def test_clips_of_two_channels(name):
-    encoder = build(name, in_channels=2).eval()
+    encoder = build(name, "coco", in_channels=2).eval()
     x = clips(encoder, 2)
     assert x.shape[1] == 2
     with torch.no_grad():
         assert encoder(x).shape == (2, NUM_CLASSES)
         assert largest_difference(encoder(x * torch.tensor([1, 0]).view(2, 1, 1, 1)), encoder(x)) > 1e-3
     with pytest.raises(EncoderError, match=r"3 channels .* instead of 2"):
-        encoder(torch.zeros(1, 3, WINDOW, 20, 1))
+        encoder(torch.zeros(1, 3, WINDOW, 17, 1))
 
 
 def test_a_batch_without_clips_is_refused(trained):

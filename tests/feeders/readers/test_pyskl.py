@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy._core.numeric import _frombuffer
 
 from feeders import DataError, Feeder, get_benchmark, open_store
@@ -199,3 +200,93 @@ def test_what_does_not_belong_is_refused_and_never_run(write, capsys):
         assert "\n" not in str(caught.value)
         assert str(caught.value).startswith(str(write(value)))
     assert capsys.readouterr().out == ""
+
+
+OWN = """\
+skeleton: coco
+classes: [wave, point, fall]
+path: clips.pkl
+persons: 2
+transforms: 2d
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "videos.yaml").write_text(OWN)
+    return get_benchmark(str(tmp_path / "videos.yaml"))
+
+
+def image_annotation(name: str, persons: int, frames: int, **changes: object) -> dict:
+    rng = np.random.default_rng(frames)
+    entry = {
+        "frame_dir": name,
+        "label": frames % 3,
+        "total_frames": frames,
+        "img_shape": (480, 640),
+        "original_shape": (480, 640),
+        "keypoint": (rng.random((persons, frames, 17, 2)) * (640, 480)).astype(np.float16),
+        "keypoint_score": rng.random((persons, frames, 17)).astype(np.float16),
+    }
+    return entry | changes
+
+
+def image_content(*annotations: dict) -> dict:
+    names = [entry.get("frame_dir", entry.get("filename")) for entry in annotations]
+    return {"split": {"train": names[:-1], "val": names[-1:]}, "annotations": list(annotations)}
+
+
+def test_2d_clips_become_coordinates_of_the_image_with_confidence(write, own):
+    given = image_content(*(image_annotation(f"clip {i}", persons=1 + i, frames=5 + i) for i in range(3)))
+    given["annotations"][1]["filename"] = given["annotations"][1].pop("frame_dir")
+    store = open_store(own, write(given)).store
+    assert store.names == ("clip 0", "clip 1", "clip 2")
+    assert store.labels.tolist() == [2, 0, 1]
+    assert store.frames.tolist() == [5, 6, 7]
+    assert store.persons.tolist() == [1, 2, 2], "there is room for two persons"
+    assert store.metadata["side"].tolist() == [0, 0, 1]
+    for index, entry in enumerate(given["annotations"]):
+        score = entry["keypoint_score"][:2].astype(np.float32)
+        x, y = (entry["keypoint"][:2, ..., axis].astype(np.float32) for axis in (0, 1))
+        seen = score > 0.01
+        expected = np.stack([np.where(seen, x / 320 - 1, 0), np.where(seen, y / 240 - 1, 0), score], axis=-1)
+        np.testing.assert_allclose(store.clip(index).numpy(), expected.swapaxes(0, 1), atol=1e-6)
+    assert next(Feeder(store, own, "test").epoch(0, 1)).x.shape == (1, 3, 64, 17, 2)
+
+
+def test_an_image_without_a_size_is_full_hd(write, own):
+    entries = [image_annotation(f"clip {i}", 1, 4) for i in range(2)]
+    for entry in entries:
+        del entry["img_shape"]
+        entry["keypoint"] = np.full((1, 4, 17, 2), (1920, 540), np.float32)
+        entry["keypoint_score"][:] = 1
+    store = open_store(own, write(image_content(*entries))).store
+    assert (store.clip(0)[..., :2] == torch.tensor([1.0, 0.0])).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"keypoint": np.zeros((1, 4, 17, 3), np.float16)},
+            r"keypoint is of shape \(1, 4, 17, 3\), expected \(persons, fr",
+        ),
+        ({"keypoint_score": np.ones((1, 3, 17), np.float16)}, r"keypoint_score is .* expected \(1, 4, 17\)"),
+        ({"keypoint_score": None}, "keypoint_score is none"),
+        ({"img_shape": (480, 0)}, r"img_shape is \(480, 0\), expected \(height, width\)"),
+        ({"label": 3}, r"label 3 must be in 0 \.\. 2"),
+    ],
+)
+def test_2d_clips_that_cannot_be_used_are_named_with_the_reason(write, own, changes, reason):
+    given = image_content(image_annotation("good", 1, 4), image_annotation("bad", 1, 4, **changes))
+    with pytest.raises(DataError, match=rf"bad: .*{reason}"):
+        open_store(own, write(given))
+
+
+def test_numbered_splits_are_protocols_of_their_own(write, own):
+    given = image_content(*(image_annotation(f"clip {i}", 1, 4) for i in range(2)))
+    given["split"] = {"train1": ["clip 0"], "test1": ["clip 1"], "train2": ["clip 1"], "test2": ["clip 0"]}
+    store, bad = read_pyskl(write(given), own)
+    assert not bad
+    assert store.metadata["side_1"].tolist() == [0, 1]
+    assert store.metadata["side_2"].tolist() == [1, 0]
