@@ -8,27 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from common.allocator import keep_freed_memory
-from common.files import write_atomically
+from common.arguments import Parser
+from common.files import user_path, write_atomically
 from common.front_door import run_command
-from common.words import did_you_mean
 from fusion.report import Fit, Report, report_named, report_sets
 from fusion.scores import ScoresError
 from fusion.weights import EQUAL, PRESETS
 
 NEED_SCORES = ("evaluate", "epoch", "fit", "folds", "seed", "labels", "streams", "benchmark")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of the usage, like every other refusal."""
-        raise ScoresError(f"{message}; --help lists the options")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,19 +79,20 @@ def _fit(options: argparse.Namespace) -> Fit | None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="ensemble.py",
         usage="python ensemble.py [RUN_OR_SCORES ...] [options]",
         description="Fuse streams: weighted sums of their logits, clips matched by name. Without score files: a table "
         "of every complete set of streams under the runs' folder.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("scores", nargs="*", type=Path, metavar="RUN_OR_SCORES", help="folder of a run, or score file (.npz, .pkl)")
+    add(
+        "scores", nargs="*", type=user_path, metavar="RUN_OR_SCORES", help="folder of a run, or score file (.npz, .pkl)"
+    )
     add(
         "--work-dir",
         "--work_dir",
-        type=Path,
+        type=user_path,
         default=Path("work_dir"),
         help="where the table looks for runs (default: %(default)s)",
     )
@@ -129,15 +122,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--folds", type=int, metavar="K", help=f"folds of --fit (default: {Fit.folds})")
     add("--seed", type=int, metavar="N", help=f"seed of the search and its folds (default: {Fit.seed})")
-    add("--labels", type=Path, metavar="FILE", help="npz with names and labels (classes from 0), for pickled scores")
+    add(
+        "--labels",
+        type=user_path,
+        metavar="FILE",
+        help="npz with names and labels (classes from 0), for pickled scores",
+    )
     add("--streams", nargs="+", metavar="STREAM", help="stream of each score file, for pickled scores")
     add("--benchmark", metavar="NAME", help="for pickled scores and presets that differ between benchmarks")
-    add("--output", type=Path, metavar="FILE", help="also write the fusions and their members as JSON")
-    options, unknown = parser.parse_known_intermixed_args(argv)
-    if unknown:
-        known = re.findall(r"--[a-z][\w-]+", parser.format_help())
-        raise ScoresError(f"unknown option {unknown[0]}{did_you_mean(unknown[0], known)}; --help lists the options")
-    return options
+    add("--output", type=user_path, metavar="FILE", help="also write the fusions and their members as JSON")
+    return parser.parse(argv)
 
 
 def _weights(words: list[str]) -> str | list[float]:

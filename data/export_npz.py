@@ -1,4 +1,4 @@
-"""Write a store of NTU RGB+D as published arrays: `python data/export_npz.py STORE --protocol xsub --out FILE.npz`."""
+"""Write a store of NTU RGB+D as published arrays: `python data/export_npz.py STORE --protocol xsub --output X.npz`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.arguments import Parser, count
+from common.files import user_path
 from common.front_door import run_command
 from feeders.choices import SECOND_PERSON
-from feeders.ntu.command_line import ClipBar, Parser, positive
+from feeders.ntu.clip_bar import ClipBar
 from feeders.ntu.export import export_npz
 from feeders.ntu.names import PUBLISHED_FRAMES
 
@@ -26,11 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> None:
     options = _parser().parse(argv)
-    words = options.store, options.protocol, options.out, options.frames, options.second_person
+    words = options.store, options.protocol, options.output, options.frames, options.second_person
     with ClipBar("export") as bar:
         exported = export_npz(*words, progress=bar)
     clips = exported.clips
-    print(f"{options.out}: {clips['train']:,} training and {clips['test']:,} test clips of {options.frames} frames")
+    print(f"{options.output}: {clips['train']:,} training and {clips['test']:,} test clips of {options.frames} frames")
     if exported.cut:
         print(f"{len(exported.cut):,} clips lost frames beyond {options.frames}, the first is {exported.cut[0]}")
 
@@ -38,16 +40,15 @@ def _run(argv: Sequence[str] | None) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="export_npz.py",
-        usage="python data/export_npz.py STORE --protocol xsub|xview|xset --out FILE [options]",
+        usage="python data/export_npz.py STORE --protocol xsub|xview|xset --output FILE [options]",
         description="Write one protocol of a store that data/prepare_ntu.py made in the padded layout that CTR-GCN and "
         "its descendants read: 180 kB per clip at 300 frames.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("store", type=Path, metavar="STORE", help="the packed store")
+    add("store", type=user_path, metavar="STORE", help="the packed store")
     add("--protocol", required=True, metavar="NAME", help="xsub; xview (ntu60) or xset (ntu120)")
-    add("--out", type=Path, required=True, metavar="FILE", help="such as NTU60_CS.npz")
-    add("--frames", type=positive, default=PUBLISHED_FRAMES, metavar="N", help="padded length (default: %(default)s)")
+    add("--output", type=user_path, required=True, metavar="FILE", help="such as NTU60_CS.npz")
+    add("--frames", type=count, default=PUBLISHED_FRAMES, metavar="N", help="padded length (default: %(default)s)")
     add(
         "--second-person",
         choices=SECOND_PERSON,

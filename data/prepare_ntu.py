@@ -9,9 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.arguments import Parser, count
+from common.files import user_path
 from common.front_door import run_command
 from feeders.benchmarks import NTU_STORES, REPOSITORY
-from feeders.ntu.command_line import ClipBar, Parser, positive
+from feeders.ntu.clip_bar import ClipBar
 from feeders.ntu.names import DATASETS, get_dataset
 from feeders.ntu.prepare import Kind, Summary, prepare
 
@@ -34,7 +36,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse(argv)
     dataset = get_dataset(options.dataset)
-    out = options.out or REPOSITORY / NTU_STORES[dataset.name]
+    out = options.output or REPOSITORY / NTU_STORES[dataset.name]
     with ClipBar("prepare") as bar:
         summary = prepare(options.raw, dataset, out, options.jobs, progress=bar)
     print(_describe(summary))
@@ -64,18 +66,24 @@ def _describe(summary: Summary) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog="prepare_ntu.py",
-        usage="python data/prepare_ntu.py --raw PLACE [PLACE ...] --dataset ntu60|ntu120 [--out FILE] [--jobs N]",
+        usage="python data/prepare_ntu.py --raw PLACE [PLACE ...] --dataset ntu60|ntu120 [--output FILE] [--jobs N]",
         description="Make one packed store of the raw clips of NTU RGB+D. The store appears when it is whole. Exit "
         "code: 0 complete, 3 written but clips were skipped or are absent, 2 refused, 130 interrupted.",
-        allow_abbrev=False,
     )
     # Not every system knows how many processors this process may use.
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add = parser.add_argument
-    add("--raw", nargs="+", type=Path, required=True, metavar="PLACE", help="folders and .zip archives of raw clips")
+    add(
+        "--raw",
+        nargs="+",
+        type=user_path,
+        required=True,
+        metavar="PLACE",
+        help="folders and .zip archives of raw clips",
+    )
     add("--dataset", required=True, metavar="NAME", help=" or ".join(DATASETS))
-    add("--out", type=Path, metavar="FILE", help="the store (default: data/ntu60.h5 or data/ntu120.h5)")
-    add("--jobs", type=positive, default=processors, metavar="N", help="most processes (default: one per processor)")
+    add("--output", type=user_path, metavar="FILE", help="the store (default: data/ntu60.h5 or data/ntu120.h5)")
+    add("--jobs", type=count, default=processors, metavar="N", help="most processes (default: one per processor)")
     return parser
 
 

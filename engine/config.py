@@ -161,7 +161,7 @@ def _read_command_line(argv: Sequence[str]) -> _CommandLine:
             else:
                 raise ConfigError(f"{COMMAND_LINE}: {key}: a value is missing; write --{key} VALUE")
         if owner is None:
-            path = Path(text)
+            path = user_path(text)
             command.files.append(path / CONFIG_FILE if path.is_dir() else path)
         else:
             command.overrides[key] = Setting(_value_of(text, owner, key), COMMAND_LINE)
@@ -365,7 +365,7 @@ def _check_together(resolved: Resolved) -> None:
     for key, reason in contradictions(config):
         refuse(key, reason)
     for key, file in {"weights": config.weights, "resume": config.resume}.items():
-        if file not in (None, "auto", "never") and not Path(str(file)).is_file():
+        if file not in (None, "auto", "never") and not user_path(str(file)).is_file():
             alternatives = ", or auto or never" if key == "resume" else ""
             refuse(key, f"there is no file {file}; give a checkpoint{alternatives}")
     if config.data.path and config.data.benchmark not in GENERATED and not user_path(config.data.path).exists():

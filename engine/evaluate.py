@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import user_path
 from engine.checkpoint import load_checkpoint
 from engine.config import differing_keys
 from engine.errors import ForeignFileError, NonFiniteLossError, RunError
@@ -248,7 +249,7 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
             the configuration now says; or the given weights were trained on another stream, variant or benchmark.
     """
     if run.config.weights is not None:
-        path = Path(run.config.weights)
+        path = user_path(run.config.weights)
         try:
             content = load_checkpoint(path)
         except ForeignFileError:  # the import of weights judges it

@@ -6,6 +6,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
+from common.files import user_path
 from engine.checkpoint import load_checkpoint, remove_unfinished
 from engine.config import Resolved
 from engine.errors import ForeignFileError, RunError
@@ -110,7 +111,7 @@ def _where_to_resume(experiment: Experiment) -> tuple[Path | None, list[str]]:
         return newest
     if config.resume == "auto":
         return None, []
-    given = Path(config.resume)
+    given = user_path(config.resume)
     if folder.last.exists() and not given.samefile(folder.last):
         raise RunError(
             f"{folder.path} holds a run already; to resume from {given} beside it, give a --name or --work_dir"
@@ -122,9 +123,9 @@ def _start(experiment: Experiment) -> list[str]:
     if experiment.config.weights is None:
         return []
     with suppress(ForeignFileError):  # the import of weights judges it
-        load_checkpoint(Path(experiment.config.weights))  # refuses a damaged one of our own
+        load_checkpoint(user_path(experiment.config.weights))  # refuses a damaged one of our own
     weights = experiment.config.weights
-    return [f"starting from {weights}: {load_weights_file(experiment.encoder, Path(weights), fine_tune=True)}"]
+    return [f"starting from {weights}: {load_weights_file(experiment.encoder, user_path(weights), fine_tune=True)}"]
 
 
 def _prepare_folder(

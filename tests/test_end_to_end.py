@@ -30,7 +30,7 @@ def command(*words: object) -> tuple[int, str]:
 def test_raw_clips_become_scores(tmp_path, capsys):
     names = generate_tree(tmp_path / "raw", get_dataset("ntu60"), clips=60, seed=2)
     store = tmp_path / "ntu60.h5"
-    code, said = command("data/prepare_ntu.py", "--raw", tmp_path / "raw", "--dataset", "ntu60", "--out", store)
+    code, said = command("data/prepare_ntu.py", "--raw", tmp_path / "raw", "--dataset", "ntu60", "--output", store)
     assert code == 3, said  # written, but far from all of the 56,578 clips
     assert "60 of 56,578" in said
 
@@ -69,7 +69,7 @@ def test_raw_clips_become_scores(tmp_path, capsys):
     assert f"{len(test)} clips, 60 classes" in capsys.readouterr().out
 
     arrays = tmp_path / "NTU60_CS.npz"
-    assert command("data/export_npz.py", store, "--protocol", "xsub", "--out", arrays)[0] == 0
+    assert command("data/export_npz.py", store, "--protocol", "xsub", "--output", arrays)[0] == 0
     with np.load(arrays) as exported:
         assert exported["x_train"].shape == (len(train), 300, 150)
         assert exported["y_test"].shape == (len(test), 60)

@@ -14,34 +14,37 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.arguments import Parser
+from common.files import user_path
+from common.front_door import run_command
 from feeders.benchmarks import get_benchmark
 from feeders.check import LINES_SHOWN, check_data
-from feeders.errors import DataError, why
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="tools/check_data.py", description=__doc__)
-    parser.add_argument("path", type=Path, help="packed store, folder of clips, or another format that training reads")
-    parser.add_argument("--benchmark", help="a benchmark, or the YAML file of your own; default: all that fit")
-    parser.add_argument("--all", action="store_true", help=f"name all missing and bad clips, not {LINES_SHOWN} of each")
-    parser.add_argument("--verify", action="store_true", help="compare each clip of a packed store with its checksum")
-    arguments = parser.parse_args(argv)
+    """Run a command line; returns the exit code: 0 whole and good, 1 not, 2 refused with a line on stderr."""
+    return run_command("tools/check_data.py", lambda: _check(_parser().parse(argv)))
+
+
+def _check(options: argparse.Namespace) -> int:
+    benchmark = get_benchmark(options.benchmark) if options.benchmark else None
+    findings = check_data(options.path, benchmark, options.verify)
     try:
-        benchmark = get_benchmark(arguments.benchmark) if arguments.benchmark else None
-        findings = check_data(arguments.path.expanduser(), benchmark, arguments.verify)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or arguments.path}: {why(error)}", file=sys.stderr)
-        return 2
-    try:
-        print("\n".join(findings.lines(None if arguments.all else LINES_SHOWN)), flush=True)
+        print("\n".join(findings.lines(None if options.all else LINES_SHOWN)), flush=True)
     except BrokenPipeError:
         # Whoever reads, such as `head`, has enough; what is still buffered must not be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if findings.good else 1
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="tools/check_data.py", description=__doc__)
+    add = parser.add_argument
+    add("path", type=user_path, help="packed store, folder of clips, or another format that training reads")
+    add("--benchmark", help="a benchmark, or the YAML file of your own; default: all that fit")
+    add("--all", action="store_true", help=f"name all missing and bad clips, not {LINES_SHOWN} of each")
+    add("--verify", action="store_true", help="compare each clip of a packed store with its checksum")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare runs with and without CSRE (or any two settings): is the difference more than chance, and where does it lie?
 
-    python tools/compare.py BASELINE... -- CSRE... --out comparison
+    python tools/compare.py BASELINE... -- CSRE... --output comparison
     python tools/compare.py work_dir/nw-ucla/hcn_joint_s* -- work_dir/nw-ucla/hcn_csre_joint_s* --tsne "throw,carry"
 
 Runs are paired by seed. Printed, and written to the folder as text, CSV, PNG and one HTML page without links:
@@ -32,8 +32,10 @@ from scipy.stats import binomtest, t
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.arguments import Parser
 from common.colours import BLUE, ORANGE
 from common.errors import UserError
+from common.files import user_path
 from common.front_door import run_command
 from common.words import did_you_mean
 from engine.figures import STYLE, draw_tsne, worst_pairs
@@ -319,12 +321,12 @@ def _compare(words: list[str]) -> None:
     baseline = [read_run(folder, options.epoch) for folder in options.baseline]
     others = [read_run(folder, options.epoch) for folder in options.compared]
     pairs = pair_up(baseline, others)
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     counts = _counts(pairs)
-    sections = [by_seed(pairs), by_level(counts), by_class(counts, options.out), by_pair(pairs)]
+    sections = [by_seed(pairs), by_level(counts), by_class(counts, options.output), by_pair(pairs)]
     if options.tsne:
         chosen = [name.strip() for name in options.tsne.split(",")]
-        sections.append(features(pairs[0], chosen, options.epoch, options.out))
+        sections.append(features(pairs[0], chosen, options.epoch, options.output))
     title = f"{pairs[0][1].title} compared with {pairs[0][0].title}"
     chosen_on = ""
     if options.epoch == "best":
@@ -339,32 +341,27 @@ def _compare(words: list[str]) -> None:
         notes.append(f"Not paired, for want of a run of the same seed on the other side: {', '.join(alone)}.")
     text = "\n\n".join([title, *notes, *(section.as_text() for section in sections)])
     print(text)
-    (options.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+    (options.output / "comparison.txt").write_text(text + "\n", encoding="utf-8")
     for section in sections:
         if section.rows:
-            with (options.out / f"{section.name}.csv").open("w", newline="", encoding="utf-8") as file:
+            with (options.output / f"{section.name}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(section.rows)
-    (options.out / "comparison.html").write_text(page_of(title, notes, sections), encoding="utf-8")
-    print(f"\nall of it is in {options.out}, as one page in {options.out / 'comparison.html'}")
+    (options.output / "comparison.html").write_text(page_of(title, notes, sections), encoding="utf-8")
+    print(f"\nall of it is in {options.output}, as one page in {options.output / 'comparison.html'}")
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="tools/compare.py",
-        usage="python tools/compare.py BASELINE... -- COMPARED... [options]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = "python tools/compare.py BASELINE... -- COMPARED... [options]"
+    parser = Parser(prog="tools/compare.py", usage=usage, description=__doc__)
     add = parser.add_argument
-    add("compared", nargs="+", type=Path, metavar="COMPARED", help="run folders of the other side, after --")
+    add("compared", nargs="+", type=user_path, metavar="COMPARED", help="run folders of the other side, after --")
     add("--epoch", choices=("last", "best"), default="last", help="which epoch is compared (default: %(default)s)")
     add("--tsne", metavar="CLASS,CLASS", help="classes whose features are drawn, by name")
-    add("--out", type=Path, default=Path("comparison"), metavar="FOLDER", help="(default: %(default)s)")
+    add("--output", type=user_path, default=Path("comparison"), metavar="FOLDER", help="(default: %(default)s)")
     if "--" not in words and not {"-h", "--help"} & set(words):
         raise CompareError("name the baseline's runs, then --, then those to compare with them")
     start = words.index("--") if "--" in words else 0
-    before, options = words[:start], parser.parse_args(words[start + bool(start) :])
+    before, options = words[:start], parser.parse(words[start + bool(start) :])
     if not before or any(word.startswith("-") for word in before):
         raise CompareError("before -- stand the run folders of the baseline alone; options come at the end")
     options.baseline = [Path(word) for word in before]

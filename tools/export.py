@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.arguments import Parser
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import user_path, write_atomically
 from common.front_door import run_command
 from engine.predictor import Predictor, load_run
 from graph import get_skeleton
@@ -49,8 +50,7 @@ class ExportError(UserError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
-    options = _parser().parse_args(argv)
-    return run_command("tools/export.py", lambda: print(export(options)))
+    return run_command("tools/export.py", lambda: print(export(_parser().parse(argv))))
 
 
 def export(options: argparse.Namespace) -> Path:
@@ -60,9 +60,9 @@ def export(options: argparse.Namespace) -> Path:
         ExportError: see there.
     """
     predictor = load_run(options.run, options.epoch)
-    path = options.out or Path(f"{options.run.resolve().name.removesuffix('.pt')}{SUFFIXES[options.format]}")
+    path = options.output or Path(f"{options.run.resolve().name.removesuffix('.pt')}{SUFFIXES[options.format]}")
     if path.suffix != SUFFIXES[options.format]:
-        raise ExportError(f"--out {path}: files of --format {options.format} end in {SUFFIXES[options.format]}")
+        raise ExportError(f"--output {path}: files of --format {options.format} end in {SUFFIXES[options.format]}")
     if options.names == "published" and options.format != "state_dict":
         raise ExportError("--names published goes with --format state_dict; other formats name no weights")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,16 +208,14 @@ def _check(predictor: Predictor, computed: Sequence[Tensor], path: Path) -> None
             raise ExportError(f"{path}: differs from the run by {difference:.1e} of the largest logit; not written")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tools/export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="tools/export.py", description=__doc__)
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="run folder, or a checkpoint")
+    add("--run", type=user_path, required=True, help="run folder, or a checkpoint")
     add("--format", choices=SUFFIXES, required=True)
     add("--epoch", choices=("best", "last"), default="best", help="which weights of a run folder (default: best)")
     add("--names", choices=("ours", "published"), default="ours", help="of the weights in a state dict (default: ours)")
-    add("--out", type=Path, metavar="FILE", help="where to write (default: named like the run, in this folder)")
+    add("--output", type=user_path, metavar="FILE", help="where to write (default: named like the run, in this folder)")
     return parser
 
 

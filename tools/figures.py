@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 
 import numpy as np
 
+from common.arguments import Parser
 from common.errors import UserError
+from common.files import user_path
 from common.front_door import run_command
 from common.words import did_you_mean
 from engine.evaluate import measure
@@ -33,8 +35,7 @@ class FiguresError(UserError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
-    options = _parser().parse_args(argv)
-    return run_command("tools/figures.py", lambda: draw(options.run, options.classes))
+    return run_command("tools/figures.py", lambda: _draw(_parser().parse(argv)))
 
 
 def draw(run: Path, classes: Sequence[str]) -> None:
@@ -76,6 +77,10 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     print(figures)
 
 
+def _draw(options: argparse.Namespace) -> None:
+    draw(options.run, options.classes)
+
+
 def _find(word: str, names: Sequence[str]) -> int:
     lower = [name.lower() for name in names]
     if word.lower() not in lower:
@@ -83,11 +88,9 @@ def _find(word: str, names: Sequence[str]) -> int:
     return lower.index(word.lower())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tools/figures.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+def _parser() -> Parser:
+    parser = Parser(prog="tools/figures.py", description=__doc__)
+    parser.add_argument("run", type=user_path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
         "--classes",
         nargs="+",

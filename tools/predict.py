@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from common.allocator import keep_freed_memory
+from common.arguments import Parser, count
 from common.errors import UserError
+from common.files import user_path
 from common.front_door import run_command
 from engine.config import resolve
 from engine.predictor import Predictor, likeliest, load_run
@@ -30,7 +32,6 @@ from feeders.errors import DataError
 from feeders.readers.clip_file import clip_from_json, find_clip_files, read_clip
 from fusion.fusing import fuse
 from fusion.weights import EQUAL, PRESETS, preset_weights
-from tools.arguments import count
 
 STDIN = Path("-")
 
@@ -64,9 +65,8 @@ class Answer(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused or with clips that could not be used."""
-    options = _parser().parse_args(argv)
     keep_freed_memory()
-    return run_command("tools/predict.py", lambda: predict(options))
+    return run_command("tools/predict.py", lambda: predict(_parser().parse(argv)))
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -154,15 +154,19 @@ def _weights(words: Sequence[str], predictors: Sequence[Predictor]) -> list[floa
     return weights
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tools/predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="tools/predict.py", description=__doc__)
     add = parser.add_argument
-    add("clips", nargs="+", type=Path, metavar="CLIP", help=".skeleton, .json, .npy, a folder, or - for lines of JSON")
-    add("--run", action="append", default=[], type=Path, help="run folder; several are fused")
-    add("--weights", type=Path, metavar="FILE", help="weights in place of a run")
-    add("--config", type=Path, metavar="FILE", help="configuration of weights that do not carry theirs")
+    add(
+        "clips",
+        nargs="+",
+        type=user_path,
+        metavar="CLIP",
+        help=".skeleton, .json, .npy, a folder, or - for lines of JSON",
+    )
+    add("--run", action="append", default=[], type=user_path, help="run folder; several are fused")
+    add("--weights", type=user_path, metavar="FILE", help="weights in place of a run")
+    add("--config", type=user_path, metavar="FILE", help="configuration of weights that do not carry theirs")
     add("--epoch", choices=("best", "last"), default="best", help="which weights of a run (default: best)")
     presets = ", ".join(PRESETS)
     add("--fuse", nargs="+", default=[EQUAL], metavar="W", help=f"a number per run, or a preset: {presets}")

@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
-from common.files import write_atomically
+from common.arguments import Parser
+from common.files import user_path, write_atomically
 from common.front_door import run_command
 from tools.paper_tables import title_of
 from tools.runs import (
@@ -62,10 +63,7 @@ where the clips are there, gets the accuracy of the last epoch to the clip. This
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
-    options = _parser().parse_args(argv)
-    return run_command(
-        "tools/record.py", lambda: ship(options.sources, options.results) if options.weights else _record(options)
-    )
+    return run_command("tools/record.py", lambda: _record(_parser().parse(argv)))
 
 
 def ensemble_record(fusion: dict[str, Any]) -> Record:
@@ -166,6 +164,9 @@ def weights_page(results: Path = RESULTS, weights: Path = WEIGHTS) -> str:
 
 
 def _record(options: argparse.Namespace) -> None:
+    if options.weights:
+        ship(options.sources, options.results)
+        return
     for path in options.sources:
         if path.suffix == ".json":
             content = read_json(path)
@@ -208,22 +209,19 @@ def _fingerprints(folder: Path) -> dict[str, str]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["data"]
 
 
-def _parser() -> argparse.ArgumentParser:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="tools/record.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="tools/record.py", description=__doc__)
     add = parser.add_argument
     add(
         "sources",
         nargs="+",
-        type=Path,
+        type=user_path,
         metavar="RUN_OR_FUSED",
         help="run folder, or JSON: of ensemble.py, or a record",
     )
     add("--commit", metavar="HASH", help="commit of the training, for run folders that do not say")
     add("--config", metavar="FILE", help="configuration to repeat the run with (default: that of its command line)")
-    add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where records go (default: results/)")
+    add("--results", type=user_path, default=RESULTS, metavar="FOLDER", help="where records go (default: results/)")
     add("--weights", action="store_true", help="write the encoders of runs recorded in results/ into weights/")
     add("--replace", action="store_true", help="replace other records of the same name")
     return parser

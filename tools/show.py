@@ -1,4 +1,4 @@
-"""Show clips in motion: `python tools/show.py CLIP --out clip.html`.
+"""Show clips in motion: `python tools/show.py CLIP --output clip.html`.
 
 A clip is a file (.skeleton, .json, .npy) or, with --benchmark, a clip of its data by class or name. Several clips, and
 several views of a clip (as recorded, as the encoder sees it), stand side by side. With --run the clips are shown as a
@@ -20,6 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.arguments import Parser
+from common.files import user_path
 from common.front_door import run_command
 from common.words import did_you_mean
 from engine.predictor import Predictor, load_run
@@ -46,17 +48,16 @@ class Clip(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
-    options = _parser().parse_args(argv)
-    return run_command("tools/show.py", lambda: show(options))
+    return run_command("tools/show.py", lambda: show(_parser().parse(argv)))
 
 
 def show(options: argparse.Namespace) -> None:
     """Collect the clips, make their views, write the files."""
     if (options.confused or options.explain) and not options.run:
         raise ShowError(f"{'--confused' if options.confused else '--explain'} is about a trained run; add --run RUN")
-    for path in options.out:
+    for path in options.output:
         if path.suffix not in WRITERS:
-            raise ShowError(f"--out {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
+            raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
     predictor = load_run(options.run) if options.run else None
     benchmark = get_benchmark(options.benchmark) if options.benchmark else predictor.benchmark if predictor else None
     clips = [Clip(path.stem, read_clip(path)) for path in find_clip_files(options.clips)]
@@ -76,7 +77,7 @@ def show(options: argparse.Namespace) -> None:
             for clip in clips
             for view in options.view
         ]
-    for path in options.out:
+    for path in options.output:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(panels, path)
         print(path)
@@ -185,12 +186,10 @@ def _find(word: str, known: Sequence[str], option: str) -> int:
     return lower.index(word.lower())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tools/show.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="tools/show.py", description=__doc__)
     add = parser.add_argument
-    add("clips", nargs="*", type=Path, metavar="CLIP", help="clip files, or folders of them")
+    add("clips", nargs="*", type=user_path, metavar="CLIP", help="clip files, or folders of them")
     add("--benchmark", metavar="NAME", help="data set: its clips can be chosen, its transforms are used")
     add("--path", metavar="PLACE", help="where its clips are (default: the benchmark's usual place)")
     add("--class", dest="classes", action="append", default=[], metavar="NAME", help="a clip of this class; repeatable")
@@ -200,11 +199,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--stream", choices=STREAMS, default="joint", help="input stream of the views test and train")
     add("--variant", choices=VARIANTS, default="plain", help="variant of the stream")
     add("--seed", type=int, default=0, metavar="N", help="of the view train (default: 0)")
-    add("--run", type=Path, help="show clips as this run saw them in a test, with its prediction")
+    add("--run", type=user_path, help="show clips as this run saw them in a test, with its prediction")
     add("--confused", action="store_true", help="a wrong clip of the run's worst pair beside a right one")
     add("--explain", metavar="CLASS", help="colour by contribution to this class in CSRE's contrast")
     kinds = ", ".join(WRITERS)
-    add("--out", nargs="+", type=Path, default=[Path("clips.html")], metavar="FILE", help=f"{kinds} (clips.html)")
+    add(
+        "--output",
+        nargs="+",
+        type=user_path,
+        default=[Path("clips.html")],
+        metavar="FILE",
+        help=f"{kinds} (clips.html)",
+    )
     return parser
 
 

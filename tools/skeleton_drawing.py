@@ -100,7 +100,7 @@ def write(panels: Sequence[Panel], path: Path) -> None:
         ShowError: an unknown suffix; MP4 without ffmpeg.
     """
     if path.suffix not in WRITERS:
-        raise ShowError(f"--out {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
+        raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
     WRITERS[path.suffix](panels, path)
 
 
@@ -145,14 +145,14 @@ def _write_gif(panels: Sequence[Panel], path: Path) -> None:
 def _write_mp4(panels: Sequence[Panel], path: Path) -> None:
     program = shutil.which("ffmpeg")
     if program is None:
-        raise ShowError(f"--out {path}: MP4 needs the program ffmpeg, which is not installed; write .gif or .html")
+        raise ShowError(f"--output {path}: MP4 needs the program ffmpeg, which is not installed; write .gif or .html")
     frames = list(_frames(panels))
     size = f"{frames[0].width}x{frames[0].height}"
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(FPS), "-i", "-"]
     command = [program, "-y", "-loglevel", "error", *source, "-pix_fmt", "yuv420p", str(path)]
     done = subprocess.run(command, input=b"".join(frame.tobytes() for frame in frames), capture_output=True)
     if done.returncode:
-        raise ShowError(f"--out {path}: ffmpeg failed ({done.stderr.decode(errors='replace').strip()[:200]})")
+        raise ShowError(f"--output {path}: ffmpeg failed ({done.stderr.decode(errors='replace').strip()[:200]})")
 
 
 def _write_strip(panels: Sequence[Panel], path: Path) -> None:

@@ -33,13 +33,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.arguments import Parser, count
 from common.errors import UserError
+from common.files import user_path
 from common.front_door import run_command
 from common.words import did_you_mean
 from common.yaml_files import parse_yaml, read_yaml
 from engine.config import resolve, run_path
 from engine.schema import flatten
-from tools.arguments import count
 from tools.runs import wall_seconds
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
@@ -88,8 +89,8 @@ class Cell:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 all cells done, 2 refused, 1 some cells failed, 130 Ctrl-C."""
-    options = _parser().parse_args(argv)
-    return run_command("tools/sweep.py", lambda: _sweep(options), "interrupted; the same command resumes every cell")
+    again = "interrupted; the same command resumes every cell"
+    return run_command("tools/sweep.py", lambda: _sweep(_parser().parse(argv)), again)
 
 
 def cells_of(grid: dict[str, Any]) -> list[Cell]:
@@ -245,13 +246,10 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _parser() -> argparse.ArgumentParser:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="tools/sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="tools/sweep.py", description=__doc__)
     add = parser.add_argument
-    add("grid", nargs="?", type=Path, metavar="GRID.yaml", help="the grid as a file; the options below add to it")
+    add("grid", nargs="?", type=user_path, metavar="GRID.yaml", help="the grid as a file; the options below add to it")
     add(
         "--config", action="append", metavar="FILE", help="configuration (A.yaml+B.yaml lays B over A); may be repeated"
     )

@@ -26,7 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.arguments import Parser
 from common.errors import UserError
+from common.files import user_path
 from common.front_door import run_command
 from fusion.weights import EQUAL
 from tools.paper_tables import (
@@ -54,8 +56,7 @@ class TablesError(UserError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
-    options = _parser().parse_args(argv)
-    return run_command("tools/tables.py", lambda: _show(options))
+    return run_command("tools/tables.py", lambda: _show(_parser().parse(argv)))
 
 
 def collect(results: Path, work_dir: Path | None) -> list[Record]:
@@ -206,16 +207,13 @@ def _chosen(
             yield "Table 4 with other settings: heads side by side in pairs of seeds", table_of(rivals)
 
 
-def _parser() -> argparse.ArgumentParser:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="tools/tables.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="tools/tables.py", description=__doc__)
     add = parser.add_argument
     add("tables", nargs="*", metavar="TABLE", help="1 to 8, runs, sweeps (default: 1 to 8)")
     add("--format", choices=("text", "markdown", "csv", "latex"), default="text", help="(default: %(default)s)")
-    add("--work_dir", "--work-dir", type=Path, default=Path("work_dir"), help="finished runs beside the records")
-    add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="the records (default: results/)")
+    add("--work_dir", "--work-dir", type=user_path, default=Path("work_dir"), help="finished runs beside the records")
+    add("--results", type=user_path, default=RESULTS, metavar="FOLDER", help="the records (default: results/)")
     add("--benchmark", default="ntu120-xsub", help="of Tables 4 to 6 (default: %(default)s, the paper's)")
     add("--encoder", default="ctrgcn", choices=list(ENCODERS), help="of Tables 4 to 6 (default: %(default)s)")
     add("--weights", default=EQUAL, help="weights of the fused rows: a preset, or 'tuned on test labels'")

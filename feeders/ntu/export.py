@@ -78,7 +78,7 @@ def export_npz(
         benchmark = protocols[protocol]
         with reading(out):
             if out.exists():
-                raise DataError(f"{out}: exists; remove it or name another file with --out")
+                raise DataError(f"{out}: exists; remove it or name another file with --output")
         orders = {split: published_order(catalogue, benchmark, split) for split in SPLITS}
         for split, order in orders.items():
             if not len(order):

@@ -207,7 +207,7 @@ def _check_replaceable(out: Path) -> None:
     """An older store is replaced once the new one is whole; anything else is left alone."""
     with reading(out):
         if out.is_dir():
-            raise DataError(f"{out}: a folder; --out names the file of the store")
+            raise DataError(f"{out}: a folder; --output names the file of the store")
         if not out.exists():
             return
     try:
@@ -215,10 +215,10 @@ def _check_replaceable(out: Path) -> None:
     except OSError as error:
         raise DataError(
             f"{out}: exists and cannot be read ({why(error)}), so it may not be a packed store; "
-            f"name another file with --out"
+            f"name another file with --output"
         ) from error
     if not ours:
-        raise DataError(f"{out}: exists and is not a packed store; remove it or name another file with --out")
+        raise DataError(f"{out}: exists and is not a packed store; remove it or name another file with --output")
 
 
 def _prepare_all(tasks: Sequence[Task], jobs: int) -> Iterator[list[Prepared]]:

@@ -314,5 +314,5 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
     def _refused(self, error: Exception) -> DataError:
         return DataError(
             f"{self.path}: cannot be written ({why(error)}); free some space there or choose another place (data.path, "
-            f"or --out)"
+            f"or --output)"
         )

@@ -44,7 +44,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(raw: Path, out: Path, jobs: int = 2) -> list[str]:
-    words = ["data/prepare_ntu.py", "--raw", str(raw), "--dataset", "ntu60", "--out", str(out), "--jobs", str(jobs)]
+    words = ["data/prepare_ntu.py", "--raw", str(raw), "--dataset", "ntu60", "--output", str(out), "--jobs", str(jobs)]
     return [sys.executable, *words]
 
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(many, tmp_path):
 
 
 def test_exit_codes_and_what_is_said(few, tmp_path, capsys, monkeypatch):
-    words = ["--raw", str(few), "--dataset", "ntu60", "--out", str(tmp_path / "store.h5"), "--jobs", "1"]
+    words = ["--raw", str(few), "--dataset", "ntu60", "--output", str(tmp_path / "store.h5"), "--jobs", "1"]
     assert prepare(words) == 3
     said = capsys.readouterr().out
     assert "6 of 56,578 usable clips of ntu60" in said
@@ -149,7 +149,7 @@ def test_exit_codes_and_what_is_said(few, tmp_path, capsys, monkeypatch):
 )
 def test_refusals_are_one_line(words, reason, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert prepare([*words, "--out", "store.h5"]) == 2
+    assert prepare([*words, "--output", "store.h5"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("prepare_ntu.py: ")
@@ -161,15 +161,15 @@ def test_what_the_system_refuses_is_one_line(few, tmp_path, capsys, monkeypatch)
         raise PermissionError(13, "Permission denied", "somewhere")
 
     monkeypatch.setattr("data.prepare_ntu.prepare", refuse)
-    assert prepare(["--raw", str(few), "--dataset", "ntu60", "--out", str(tmp_path / "store.h5")]) == 2
+    assert prepare(["--raw", str(few), "--dataset", "ntu60", "--output", str(tmp_path / "store.h5")]) == 2
     assert capsys.readouterr().err == "prepare_ntu.py: somewhere: Permission denied\n"
 
 
 def test_export(few, tmp_path, capsys):
     store, out = tmp_path / "store.h5", tmp_path / "NTU60_CS.npz"
-    prepare(["--raw", str(few), "--dataset", "ntu60", "--out", str(store), "--jobs", "1"])
+    prepare(["--raw", str(few), "--dataset", "ntu60", "--output", str(store), "--jobs", "1"])
     capsys.readouterr()
-    words = [str(store), "--protocol", "xsub", "--out", str(out)]
+    words = [str(store), "--protocol", "xsub", "--output", str(out)]
     assert export([*words, "--frames", "64"]) == 0
     said = capsys.readouterr().out
     with np.load(out) as arrays:
@@ -178,4 +178,4 @@ def test_export(few, tmp_path, capsys):
     assert train + test == 6
     assert f"{train} training and {test} test clips of 64 frames" in said
     assert export(words) == 2
-    assert capsys.readouterr().err == f"export_npz.py: {out}: exists; remove it or name another file with --out\n"
+    assert capsys.readouterr().err == f"export_npz.py: {out}: exists; remove it or name another file with --output\n"

@@ -36,6 +36,17 @@ def test_without_freezing_everything_is_trained(call, run_folder, weights):
         assert not torch.equal(given[name], trained[name])
 
 
+def test_weights_and_checkpoints_may_lie_in_the_home_directory(call, run_folder, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("--weights", "~/other/checkpoints/best.pt", "--optim.epochs", "1").code == 0
+    checkpoint = f"~/{run_folder.relative_to(tmp_path)}/checkpoints/last.pt"
+    done = call("--resume", checkpoint, "--name", "beside", "--optim.epochs", "2")
+    assert done.code == 0, done.err
+    assert load_checkpoint(run_folder.with_name("beside") / "checkpoints/last.pt")["epoch"] == 2
+    done = call("--phase", "test", "--weights", checkpoint, "--name", "tested")
+    assert done.code == 0, done.err
+
+
 def test_a_test_takes_no_weights_of_other_classes(call, weights):
     done = call("--phase", "test", "--weights", weights[1], "--allow-mismatch")
     assert done.code == 2

@@ -65,7 +65,7 @@ def test_what_the_system_refuses_is_2_and_one_line(own, capsys, monkeypatch):
 
     monkeypatch.setattr("tools.check_data.check_data", refuse)
     assert main([str(own / "mine.h5")]) == 2
-    assert capsys.readouterr().err == "somewhere: Permission denied\n"
+    assert capsys.readouterr().err == "tools/check_data.py: somewhere: Permission denied\n"
 
 
 def test_unreadable_is_2_and_one_line(own, capsys):

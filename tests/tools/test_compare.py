@@ -89,7 +89,7 @@ def test_what_is_written(tmp_path, capsys):
         write_run(tmp_path, f"{name}{seed}", seed, of) for seed in (1, 2) for name, of in (("a", before), ("b", after))
     ]
     out = tmp_path / "out"
-    assert main([str(folders[0]), str(folders[2]), "--", str(folders[1]), str(folders[3]), "--out", str(out)]) == 0
+    assert main([str(folders[0]), str(folders[2]), "--", str(folders[1]), str(folders[3]), "--output", str(out)]) == 0
     text = capsys.readouterr().out
     assert (
         "Mean difference +3.33 points over 2 pairs of seeds, 95 % interval +3.33 to +3.33; it does not hold 0." in text
@@ -126,7 +126,7 @@ def test_what_is_written(tmp_path, capsys):
 def test_the_best_epoch_says_what_it_was_chosen_on(tmp_path, capsys):
     folder = write_run(tmp_path, "a", 1, LABELS)
     (folder / "scores_last.npz").rename(folder / "scores_best.npz")
-    words = [str(folder), "--", str(folder), "--epoch", "best", "--out", str(tmp_path / "o")]
+    words = [str(folder), "--", str(folder), "--epoch", "best", "--output", str(tmp_path / "o")]
     assert main(words) == 0
     assert "best epoch, chosen on these same test clips" in capsys.readouterr().out
     settings = (folder / "config.yaml").read_text()
@@ -144,7 +144,7 @@ def test_refusals(tmp_path, capsys):
 
     assert "name the baseline's runs, then --" in refusal(folder, folder)
     assert "options come at the end" in refusal("--epoch", "best", "--", folder)
-    unknown = refusal(folder, "--", folder, "--tsne", "sti", "--out", str(tmp_path / "o"))
+    unknown = refusal(folder, "--", folder, "--tsne", "sti", "--output", str(tmp_path / "o"))
     assert "unknown class 'sti' (did you mean 'sit'" in unknown
 
 
@@ -158,7 +158,7 @@ def test_features_of_chosen_classes_are_drawn_from_the_weights(tmp_path, monkeyp
         return rng.normal(size=(30, 5)).astype("f4") + 5 * LABELS[:, None], LABELS
 
     monkeypatch.setattr("tools.compare._pooled_features", pooled)
-    assert main([str(before), "--", str(after), "--tsne", "sit,walk <fast>", "--out", str(tmp_path / "o")]) == 0
+    assert main([str(before), "--", str(after), "--tsne", "sit,walk <fast>", "--output", str(tmp_path / "o")]) == 0
     assert asked == [("a", "last"), ("b", "last")]
     page = (tmp_path / "o/comparison.html").read_text()
     assert page.count("data:image/png") == 2  # nothing moved: no Figure 5

@@ -32,7 +32,7 @@ def clips(predictor, number, seed=0):
 @pytest.mark.parametrize("name", list_encoders())
 def test_exported_program_takes_any_number_of_clips(name, tmp_path):
     encoder = make_run(tmp_path / "run", name)
-    words = ["--run", str(tmp_path / "run"), "--format", "torch_export", "--out", str(tmp_path / "e.pt2")]
+    words = ["--run", str(tmp_path / "run"), "--format", "torch_export", "--output", str(tmp_path / "e.pt2")]
     assert export.main(words) == 0
     files = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "e.pt2", extra_files=files).module()
@@ -47,7 +47,7 @@ def test_exported_program_takes_any_number_of_clips(name, tmp_path):
 
 def test_file_says_what_the_encoder_expects(tmp_path):
     make_run(tmp_path / "run", "hcn", data__stream="bone_motion", data__variant="centred")
-    words = ["--run", str(tmp_path / "run"), "--format", "torch_export", "--out", str(tmp_path / "e.pt2")]
+    words = ["--run", str(tmp_path / "run"), "--format", "torch_export", "--output", str(tmp_path / "e.pt2")]
     assert export.main(words) == 0
     files = {"metadata.json": ""}
     torch.export.load(tmp_path / "e.pt2", extra_files=files)
@@ -60,7 +60,7 @@ def test_file_says_what_the_encoder_expects(tmp_path):
 
 def test_one_person_and_one_clip(tmp_path):
     encoder = make_run(tmp_path / "run", benchmark="nw-ucla")
-    words = ["--run", str(tmp_path / "run"), "--format", "torch_export", "--out", str(tmp_path / "e.pt2")]
+    words = ["--run", str(tmp_path / "run"), "--format", "torch_export", "--output", str(tmp_path / "e.pt2")]
     assert export.main(words) == 0
     program = torch.export.load(tmp_path / "e.pt2").module()
     x, _ = clips(load_run(tmp_path / "run"), 1)
@@ -70,7 +70,7 @@ def test_one_person_and_one_clip(tmp_path):
 
 def test_state_dict_is_a_run_of_its_own(tmp_path):
     make_run(tmp_path / "run", data__stream="bone")
-    words = ["--run", str(tmp_path / "run"), "--format", "state_dict", "--out", str(tmp_path / "e.pt")]
+    words = ["--run", str(tmp_path / "run"), "--format", "state_dict", "--output", str(tmp_path / "e.pt")]
     assert export.main(words) == 0
     clip = np.random.default_rng(0).normal(size=(30, 2, 25, 3))
     first, second = load_run(tmp_path / "run"), load_run(tmp_path / "e.pt")
@@ -86,7 +86,7 @@ def test_published_names_and_back_to_the_bit(name, tmp_path):
         content = torch.load(tmp_path / "run/checkpoints/best.pt", weights_only=True)
         torch.save({"encoder": encoder.state_dict(), "config": content["config"]}, tmp_path / "run.pt")
     source = tmp_path / ("run.pt" if name == "blockgcn" else "run")
-    words = ["--run", str(source), "--format", "state_dict", "--names", "published", "--out", str(tmp_path / "e.pt")]
+    words = ["--run", str(source), "--format", "state_dict", "--names", "published", "--output", str(tmp_path / "e.pt")]
     assert export.main(words) == 0
     state = torch.load(tmp_path / "e.pt", weights_only=True)["state_dict"]
     assert not state.keys() & encoder.state_dict().keys() or name == "hcn"
@@ -108,7 +108,7 @@ def test_onnx_computes_the_same(name, tmp_path):
     import onnxruntime
 
     encoder = make_run(tmp_path / "run", name)
-    words = ["--run", str(tmp_path / "run"), "--format", "onnx", "--out", str(tmp_path / "e.onnx")]
+    words = ["--run", str(tmp_path / "run"), "--format", "onnx", "--output", str(tmp_path / "e.onnx")]
     assert export.main(words) == 0
     session = onnxruntime.InferenceSession(tmp_path / "e.onnx", providers=["CPUExecutionProvider"])
     inputs = [entry.name for entry in session.get_inputs()]
@@ -142,7 +142,7 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, 
         torch.save(content, path)
 
     monkeypatch.setattr(export, "write_state_dict", corrupt)
-    words = ["--run", str(tmp_path / "run"), "--format", "state_dict", "--out", str(tmp_path / "e.pt")]
+    words = ["--run", str(tmp_path / "run"), "--format", "state_dict", "--output", str(tmp_path / "e.pt")]
     assert export.main(words) == 2
     assert "differs from the run" in capsys.readouterr().err
     assert not (tmp_path / "e.pt").exists()

@@ -46,7 +46,7 @@ def content_of(path) -> dict:
 
 
 def test_page_holds_the_joints_of_the_clip(clip_file, tmp_path):
-    assert show.main([str(clip_file), "--out", str(tmp_path / "x.html")]) == 0
+    assert show.main([str(clip_file), "--output", str(tmp_path / "x.html")]) == 0
     (clip,) = content_of(tmp_path / "x.html")["clips"]
     assert np.array_equal(np.array(clip["frames"], np.float32), np.load(clip_file).round(4))
     assert [tuple(edge) for edge in clip["edges"]] == list(SKELETON.edges)
@@ -63,7 +63,7 @@ def test_an_absent_person_is_not_in_the_page():
 
 
 def test_gif_shows_every_frame_with_the_joints_where_they_project(clip_file, tmp_path):
-    assert show.main([str(clip_file), "--out", str(tmp_path / "x.gif")]) == 0
+    assert show.main([str(clip_file), "--output", str(tmp_path / "x.gif")]) == 0
     clip = np.load(clip_file)
     panel = Panel("", clip, SKELETON)
     with Image.open(tmp_path / "x.gif") as gif:
@@ -78,7 +78,7 @@ def test_gif_shows_every_frame_with_the_joints_where_they_project(clip_file, tmp
 
 
 def test_strip_has_a_row_for_each_clip(clip_file, tmp_path):
-    assert show.main([str(clip_file), str(clip_file), "--out", str(tmp_path / "x.png")]) == 0
+    assert show.main([str(clip_file), str(clip_file), "--output", str(tmp_path / "x.png")]) == 0
     with Image.open(tmp_path / "x.png") as strip:
         assert strip.size == (8 * SIDE, 2 * (SIDE + 2 * TITLE))
         halves = np.asarray(strip).reshape(2, SIDE + 2 * TITLE, -1)
@@ -115,14 +115,14 @@ def test_training_view_is_augmented(store):
 
 def test_two_classes_of_a_benchmark_side_by_side(demo, tmp_path):
     words = ["--benchmark", "demo", "--path", str(demo), "--class", "DRINK", "--class", "phone call"]
-    assert show.main([*words, "--out", str(tmp_path / "x.html")]) == 0
+    assert show.main([*words, "--output", str(tmp_path / "x.html")]) == 0
     titles = [clip["title"] for clip in content_of(tmp_path / "x.html")["clips"]]
     assert [title.partition(" (")[0] for title in titles] == ["drink", "phone call"]
 
 
 def test_nw_ucla_clip_is_recognised(shared, tmp_path):
     source = shared / "data/NW-UCLA/all_sqe/a01_s01_e00_v01.json"
-    assert show.main([str(source), "--view", "raw", "test", "--out", str(tmp_path / "x.html")]) == 0
+    assert show.main([str(source), "--view", "raw", "test", "--output", str(tmp_path / "x.html")]) == 0
     raw, tested = content_of(tmp_path / "x.html")["clips"]
     recorded = np.array(json.loads(source.read_text())["skeletons"])
     assert np.allclose(np.array(raw["frames"])[:, 0], recorded, atol=6e-5)
@@ -132,7 +132,7 @@ def test_nw_ucla_clip_is_recognised(shared, tmp_path):
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="MP4 needs ffmpeg")
 def test_mp4_has_every_frame(clip_file, tmp_path):
-    assert show.main([str(clip_file), "--out", str(tmp_path / "x.mp4")]) == 0
+    assert show.main([str(clip_file), "--output", str(tmp_path / "x.mp4")]) == 0
     command = ["ffprobe", "-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
     counted = subprocess.run([*command, str(tmp_path / "x.mp4")], capture_output=True, text=True).stdout
     assert int(counted) == len(np.load(clip_file))
@@ -140,7 +140,7 @@ def test_mp4_has_every_frame(clip_file, tmp_path):
 
 def test_mp4_without_ffmpeg_is_one_line(clip_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert show.main([str(clip_file), "--out", str(tmp_path / "x.mp4")]) == 2
+    assert show.main([str(clip_file), "--output", str(tmp_path / "x.mp4")]) == 2
     assert "ffmpeg" in capsys.readouterr().err
 
 
@@ -152,7 +152,7 @@ def test_mp4_without_ffmpeg_is_one_line(clip_file, tmp_path, monkeypatch, capsys
         ([], "no clip given"),
         (["--benchmark", "demo", "--path", "DEMO", "--class", "wavee"], "did you mean 'wave'"),
         (["--benchmark", "demo", "--path", "DEMO", "--class", "wave", "--pick", "999"], "has 60 clips"),
-        (["CLIP", "--out", "x.jpg"], "unknown kind '.jpg'"),
+        (["CLIP", "--output", "x.jpg"], "unknown kind '.jpg'"),
         (["CLIP", "--benchmark", "nw-ucla"], "wave: 25 joints; benchmark nw-ucla has 20"),
     ],
 )
@@ -189,7 +189,7 @@ def run(store, tmp_path):
 
 def test_confused_pair_of_a_run(run, tmp_path):
     folder, wrong = run
-    assert show.main(["--run", str(folder), "--confused", "--out", str(tmp_path / "x.html")]) == 0
+    assert show.main(["--run", str(folder), "--confused", "--output", str(tmp_path / "x.html")]) == 0
     first, second = content_of(tmp_path / "x.html")["clips"]
     assert first["title"].startswith(f"pick up ({wrong}), predicted: ")
     assert second["title"].startswith("put down (")
@@ -220,7 +220,16 @@ def test_colours_are_gradient_times_input_of_the_contrast(run, store, tmp_path):
             for place in range(len(weights))
         ]
         assert weights == pytest.approx(np.array(slopes) / max(slopes), abs=1e-3)
-    words = ["--run", str(folder), "--class", "drink", "--explain", "press button", "--out", str(tmp_path / "x.html")]
+    words = [
+        "--run",
+        str(folder),
+        "--class",
+        "drink",
+        "--explain",
+        "press button",
+        "--output",
+        str(tmp_path / "x.html"),
+    ]
     assert show.main(words) == 0
     content = content_of(tmp_path / "x.html")
     (shown,) = content["clips"]

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from common.allocator import keep_freed_memory
+from common.arguments import count
 from feeders import DataError
 from model import EncoderError
-from tools.arguments import count
 from tools.benchmark import csre, data, encoder, evaluation, fused, sharded, step
 
 SUBJECTS = {

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import Measurement, Timer
 
+from common.arguments import duration
 from csre import CSRE, ContrastOptions
 from csre.loss import normalise_rows
 from graph import get_skeleton
 from model import Encoder, build_encoder
 from tests.csre.reference import reference_contrast
-from tools.arguments import duration
 from tools.benchmark.step import DIM, filled_csre
 
 

@@ -23,13 +23,13 @@ from time import perf_counter
 
 import torch
 
+from common.arguments import count
 from feeders import Feeder, PackedStore, get_benchmark, place_store
 from feeders.benchmarks import REPOSITORY
 from feeders.choices import Stream, Variant
 from feeders.ntu.names import PUBLISHED_FRAMES, get_dataset
 from feeders.ntu.prepare import prepare
 from feeders.store.hdf5 import StoreWriter
-from tools.arguments import count
 from tools.benchmark.timing import median_seconds
 from tools.ntu_clips import generate_names, generate_tree
 

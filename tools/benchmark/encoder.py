@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.arguments import count, duration
 from graph import get_skeleton
 from model import Encoder, EncoderError, build_encoder, list_encoders
-from tools.arguments import count, duration
 from tools.benchmark.memory import peak_bytes
 from tools.benchmark.timing import median_seconds
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from common.arguments import count, duration
 from model import list_encoders
 from model.evaluation import Evaluation
-from tools.arguments import count, duration
 from tools.benchmark.encoder import CLIPS, example
 from tools.benchmark.timing import median_seconds
 

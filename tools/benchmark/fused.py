@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.arguments import count, duration
+from common.arguments import count, duration
 from tools.benchmark.encoder import CLIPS
 from tools.benchmark.plain_forms import (
     PlainAdaptive,

@@ -19,10 +19,10 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import Tensor
 
+from common.arguments import count
 from csre import CSRE, ContrastOptions, contrast_across_ranks
 from csre.loss import normalise_rows
 from csre.module import BANK_DTYPES
-from tools.arguments import count
 from tools.benchmark.memory import peak_bytes
 
 GIB = 2**30

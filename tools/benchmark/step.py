@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from common.arguments import count, duration
 from csre import CSRE, BankContrast
 from csre.loss import normalise_rows
 from csre.ranks import ALONE
@@ -24,7 +25,6 @@ from engine.schema import RunConfig
 from heads import HeadError, Moment, TrainingHead
 from heads.registry import HEADS, build_heads
 from model import Encoder, list_encoders
-from tools.arguments import count, duration
 from tools.benchmark.encoder import CLIPS, example
 from tools.benchmark.memory import peak_bytes
 from tools.benchmark.timing import median_seconds
