@@ -33,7 +33,7 @@ def test_options_stand_before_among_or_after_the_rest(parser, monkeypatch):
     ("words", "said"),
     [
         (["a", "--ouput", "b"], "unknown option --ouput (did you mean '--output'?); --help lists the options"),
-        (["a", "--out", "b"], "unknown option --out (did you mean '--output'?)"),
+        (["a", "--out", "b"], "unknown option --out (did you mean '--output'"),
         ([], "the following arguments are required: clips"),
         (["a", "--jobs", "0"], "argument --jobs: must be an integer >= 1, got '0'"),
         (["a", "--jobs", "many"], "argument --jobs: must be an integer >= 1, got 'many'"),
