@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any, TypeVar
 
 import torch
@@ -73,6 +74,7 @@ def synchronise_batch_norm(module: Module, device: torch.device) -> Module:
     Needs an initialised process group.
     """
     group = dist.new_group()  # of its own, so that its exchanges never mix with those of the gradients
+    copyreg.pickle(type(group), lambda _: "group")  # copies of a layer, as tests and averages make them, share it
     for part in module.modules():
         if isinstance(part, DropGraph):
             part.process_group = group
