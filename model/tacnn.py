@@ -50,6 +50,8 @@ class TaCNN(Encoder):
         dropout: probability of all dropout layers.
     """
 
+    persons_apart = True
+
     def __init__(
         self,
         *,
