@@ -13,6 +13,7 @@ import torch
 from engine.checkpoint import load_checkpoint
 from fusion.scores import load_scores
 from tests.engine.child import Accident, start_ranks
+from tests.engine.compare import records
 from tests.engine.test_faults import TIMING, assert_equal_runs
 from tests.heads.shown import ShowingEncoder
 
@@ -67,11 +68,6 @@ def run(config, tmp_path):
         return config.parent / "runs/nw-ucla" / name, list(codes), printed
 
     return run
-
-
-def records(folder: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 @pytest.mark.parametrize("head", LOSSES)

@@ -13,6 +13,7 @@ from engine.checkpoint import load_checkpoint
 from engine.config import resolve
 from engine.experiment import Experiment, build
 from feeders.feeder import Feeder
+from tests.engine.compare import records
 from tests.engine.tiny import TinyEncoder
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
@@ -39,11 +40,6 @@ def finite(content: object) -> bool:
     if isinstance(content, dict):
         return all(map(finite, content.values()))
     return all(map(finite, content)) if isinstance(content, list) else True
-
-
-def records(folder: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 @pytest.mark.parametrize("amp", ["off", "fp16"])

@@ -1,0 +1,92 @@
+"""Testing stored weights: which, and what does not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.checkpoint import load_checkpoint
+from fusion.scores import load_scores
+from tests.engine.compare import equal
+
+PLAIN = ("--csre.enabled", "false")
+
+
+def test_testing_needs_nothing_of_csre(call, run_folder, tmp_path):
+    call()
+    trained = load_scores(run_folder / "scores_last.npz").logits
+    weights = ("--weights", str(run_folder / "checkpoints/last.pt"))
+    assert call("--phase", "test", "--name", "with", *weights).code == 0
+    assert call("--phase", "test", "--name", "without", *weights, *PLAIN).code == 0
+    for name in ("with", "without"):
+        scores = load_scores(run_folder.with_name(name) / "test/scores_test.npz")
+        assert np.array_equal(scores.logits, trained)
+        assert (scores.epoch, scores.heads) == (
+            2,
+            "csre",
+        )  # what the weights were trained with, not how they are tested
+
+
+def test_phase_test_without_weights_tests_last_and_best(call, run_folder):
+    call()
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    done = call("--phase", "test")
+    assert done.code == 0
+    for name in ("last", "best"):
+        trained, tested = (load_scores(folder / f"scores_{name}.npz") for folder in (run_folder, run_folder / "test"))
+        assert np.array_equal(trained.logits, tested.logits)
+        assert (trained.epoch, trained.group) == (tested.epoch, tested.group)
+    assert "best epoch *" in done.out
+    assert before == {path: path.read_bytes() for path in before}  # a test touches nothing that the training wrote
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--data.stream", "bone", "--name", "small"),
+        ("--model.options.channels", "16"),
+        ("--data.window", "9"),
+    ],
+)
+def test_testing_a_run_as_something_else_is_refused(call, run_folder, words):
+    call("--optim.epochs", "1")
+    done = call("--phase", "test", *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert words[0].removeprefix("--").removesuffix(".channels") in done.err
+    assert not (run_folder / "test").exists()
+
+
+@pytest.mark.parametrize("words", [("--data.stream", "bone"), ("--data.variant", "centred")])
+def test_testing_weights_of_something_else_must_be_asked_for(call, run_folder, words):
+    call("--optim.epochs", "1")
+    testing = ("--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt"), "--name", "other", *words)
+    refused = call(*testing)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert words[0].removeprefix("--") in refused.err
+    assert "--allow-mismatch" in refused.err
+    assert not run_folder.with_name("other").exists()
+    assert call(*testing, "--allow-mismatch").code == 0
+
+
+def test_testing_an_untrained_run_says_what_is_missing(call):
+    done = call("--phase", "test")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "train first" in done.err
+
+
+def test_the_average_is_what_is_tested(call, run_folder):
+    call("--optim.ema_decay", "0.99")
+    checkpoint = load_checkpoint(run_folder / "checkpoints/last.pt")
+    assert not equal(checkpoint["encoder"], checkpoint["training"]["encoder"])
+    tested = load_scores(run_folder / "scores_last.npz").logits
+    done = call("--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt"), "--name", "again")
+    assert done.code == 0
+    assert np.array_equal(load_scores(run_folder.with_name("again") / "test/scores_test.npz").logits, tested)
+
+
+def test_the_embedding_of_a_test_is_that_of_the_tested_weights(call, run_folder):
+    words = ("--optim.ema_decay", "0.9", "--log.tsne_clips", "20")
+    call(*words)
+    call("--phase", "test", *words)
+    trained, tested = (np.load(folder / "tsne.npz")["points"] for folder in (run_folder, run_folder / "test"))
+    assert np.allclose(trained, tested, atol=1e-3)
