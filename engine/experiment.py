@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from common.words import did_you_mean
 from engine.config import run_path
 from engine.errors import ConfigError
-from engine.optim import build_average, build_optimizer, build_scaler
+from engine.optim import WeightAverage, build_average, build_optimizer, build_scaler
 from engine.processes import Processes, device_of
 from engine.run_folder import RunFolder
 from engine.schema import RunConfig
@@ -31,6 +30,7 @@ from graph import get_skeleton
 from heads.head import TrainingHead
 from heads.registry import build_heads
 from model import Encoder, build_encoder
+from model.encoder import Observed
 
 CLIPS_FOR_BATCH_NORM = 16
 """Clips of one process below which its batch normalisations estimate too little for a published recipe."""
@@ -59,20 +59,26 @@ class TrainingForward(nn.Module):
     Args:
         encoder: what is trained.
         heads: what is trained beside it, by name.
+        compiled: whether torch.compile compiles the encoder.
     """
 
-    def __init__(self, encoder: Encoder, heads: Mapping[str, TrainingHead]) -> None:
+    def __init__(self, encoder: Encoder, heads: Mapping[str, TrainingHead], compiled: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.trained = nn.ModuleList(head.trained for head in heads.values())
         self._project = {name: head.project for name, head in heads.items()}
         self._reads = frozenset[str]().union(*(head.reads for head in heads.values()))
+        self._encode = torch.compile(self.encode, dynamic=False) if compiled else self.encode
 
     def forward(self, x: Tensor, joints: Tensor) -> tuple[Tensor, dict[str, dict[str, Tensor]], Tensor]:
         """Logits (N, K), each head's projections, name -> (N, D), and features, for x and joints (N, 3, T, V, M)."""
-        observed = self.encoder.observe(x, joints, self._reads)
-        logits = self.encoder.classify(observed.features)
+        logits, observed = self._encode(x, joints)
         return logits, {name: project(observed) for name, project in self._project.items()}, observed.features
+
+    def encode(self, x: Tensor, joints: Tensor) -> tuple[Tensor, Observed]:
+        """The encoder's part of `forward`: logits, and what the heads read."""
+        observed = self.encoder.observe(x, joints, self._reads)
+        return self.encoder.classify(observed.features), observed
 
 
 @dataclass
@@ -95,7 +101,7 @@ class Experiment:
     test_clips: Feeder
     encoder: Encoder
     heads: dict[str, TrainingHead]
-    average: AveragedModel | None
+    average: WeightAverage | None
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     forward: nn.Module
@@ -145,6 +151,8 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
     device = device_of(config.device, ranks.local_rank)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.set_float32_matmul_precision(config.optim.matmul if device.type == "cuda" else "highest")
     benchmark = get_benchmark(config.data.benchmark)
     training = config.phase == "train"
     data_remarks: tuple[str, ...] = ()
@@ -196,7 +204,7 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
         synchronise_batch_norm(nn.ModuleList(trained), device)
     factors = {encoder.get_parameter(name): factor for name, factor in encoder.weight_decay_factors().items()}
     optimizer = build_optimizer([weight for module in trained for weight in module.parameters()], config.optim, factors)
-    forward = TrainingForward(encoder, heads)
+    forward = TrainingForward(encoder, heads, config.compile)
     return Experiment(
         config=config,
         ranks=ranks,

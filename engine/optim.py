@@ -9,11 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from engine.schema import OptimConfig
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(
@@ -22,21 +20,31 @@ def build_optimizer(
     """SGD with or without Nesterov momentum, Adam or AdamW.
 
     Weight decay acts on every parameter, times the parameter's factor where `decay_factors` has one.
+
+    Fused: one kernel changes all weights, or none where the optimiser's `found_inf`, a float scalar on the device, is
+    1.
     """
     by_factor: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
         by_factor.setdefault((decay_factors or {}).get(parameter, 1.0), []).append(parameter)
     groups = [{"params": group, "weight_decay": factor * config.weight_decay} for factor, group in by_factor.items()]
     if config.name == "sgd":
-        return SGD(
+        sgd = SGD(
             groups,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
+            fused=True,
         )
+        if config.momentum:
+            # With zeros the first update is the one that torch makes without them. Without, it would leave them
+            # unwritten where that update is not made.
+            for weight in (weight for group in sgd.param_groups for weight in group["params"]):
+                sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return sgd
     adam = Adam if config.name == "adam" else AdamW
-    return adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(config: OptimConfig, done: float) -> float:
@@ -59,20 +67,28 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def build_average(encoder: nn.Module, config: OptimConfig) -> AveragedModel | None:
-    """Exponential moving average of the encoder's weights and batch-norm statistics, if configured."""
-    if config.ema_decay is None:
-        return None
-    moving = get_ema_multi_avg_fn(config.ema_decay)
+class WeightAverage(AveragedModel):
+    """Exponential moving average of an encoder's weights and batch-norm statistics; the first update copies them."""
 
-    def average(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
-        # Tensors of one kind at a time. Integers are counts and indices: an average would be cut to the one below.
-        if averages[0].is_floating_point():
-            moving(averages, current, count)
-        else:
-            torch._foreach_copy_(averages, current)
+    def __init__(self, encoder: nn.Module, decay: float) -> None:
+        super().__init__(encoder, device=next(encoder.parameters()).device, use_buffers=True)
+        self.decay = decay
 
-    return AveragedModel(encoder, multi_avg_fn=average, use_buffers=True)
+    @torch.no_grad()
+    def follow(self, encoder: nn.Module, counts: Tensor) -> None:
+        """An update where `counts`, a bool scalar on the device, is true; torch's own would wait to know it."""
+        share = torch.where(self.n_averaged == 0, 1.0, 1 - self.decay)
+        ours, theirs = ([*module.parameters(), *module.buffers()] for module in (self.module, encoder))
+        for own, other in zip(ours, theirs, strict=True):
+            # Integers are counts and indices: an average would be cut to the one below.
+            moved = own.lerp(other, share.to(own.dtype)) if own.is_floating_point() else other
+            own.copy_(torch.where(counts, moved, own))
+        self.n_averaged += counts
+
+
+def build_average(encoder: nn.Module, config: OptimConfig) -> WeightAverage | None:
+    """The moving average, if configured."""
+    return None if config.ema_decay is None else WeightAverage(encoder, config.ema_decay)
 
 
 def precision(device: torch.device, config: OptimConfig) -> Literal["off", "bf16", "fp16"]:

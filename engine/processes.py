@@ -53,6 +53,12 @@ class Processes:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.host)
         return tuple(bool(flag) for flag in raised)
 
+    def largest(self, values: Tensor) -> Tensor:
+        """The very tensor given, with the largest of the ranks' values; on GPUs no host waits for it."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
     def mean(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Means over the ranks of scalars, in their order."""
         if self.size == 1 or not values:

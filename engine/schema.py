@@ -126,6 +126,9 @@ class OptimConfig:
     published_amp: Literal["off", "bf16", "fp16"] = option(
         "off", "mixed precision that the authors of the recipe trained in; optim.amp auto uses it"
     )
+    matmul: Literal["highest", "high"] = option(
+        "highest", "float32 matrix products on CUDA; high: in TF32, those that rank a memory bank's rows included"
+    )
     ema_decay: float | None = option(
         None,
         "decay of an exponential moving average of the weights, which is then the one tested; null: none",
@@ -200,6 +203,9 @@ class RunConfig:
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: cuda where there is one")
     deterministic: bool = option(False, "bit-identical repetition on a GPU too, somewhat slower (the CPU always is)")
+    compile: bool = option(
+        False, "torch.compile the encoder for training: minutes at the start, meant for long runs on a GPU"
+    )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     csre: CSREOptions = field(default_factory=CSREOptions)
@@ -231,10 +237,12 @@ EXECUTION_KEYS = frozenset(
         "work_dir",
         "device",
         "deterministic",
+        "compile",
         "data.path",
         "data.on_bad_clip",
         "data.placement",
         "optim.test_batch_size",
+        "optim.matmul",
         "optim.on_non_finite",
         "optim.max_skips",
         "csre.bank.sharded",

@@ -115,6 +115,8 @@ def resume(run: Experiment, path: Path) -> None:
     run.config.weights = content["config"]["weights"]  # where the run began stays on record
     training = content["training"]
     run.encoder.load_state_dict(training["encoder"])
+    for group in training["optimizer"]["param_groups"]:
+        group["fused"] = True  # what checkpoints of earlier versions do not say
     run.optimizer.load_state_dict(training["optimizer"])
     if training["scaler"]:  # empty where the run was in another precision, as `optim.amp: auto` is on the CPU
         run.scaler.load_state_dict(training["scaler"])

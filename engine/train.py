@@ -1,6 +1,11 @@
 """The training loop: read it from top to bottom.
 
 An epoch is forward, losses, backward, check, update, log for every batch; then a checkpoint, a test, one line.
+
+The host gives a GPU its work and never waits for the step that it has just given. Whether a step's numbers are finite,
+the device finds out and obeys by itself: it makes the update, or makes none. The host reads that one step later, while
+the next one is computed, and then logs the step, stops the run or says that the step was skipped.
+
 Letters: N clips of this rank, K classes.
 """
 
@@ -25,6 +30,7 @@ from engine.logs import Log, duration, progress
 from engine.optim import autocast, learning_rate, set_learning_rate
 from engine.processes import StopRequest
 from engine.state import name_best, save
+from feeders.ahead import batches_ahead
 from feeders.feeder import ClipBatch
 from heads.head import Moment, Ranks
 from model.draws import Draws
@@ -33,6 +39,8 @@ LINE = 120
 """Characters of an epoch's line at most."""
 OF_DROPS = 1
 """What the key of the encoder's random numbers has beyond that of the heads'."""
+AGREEMENT = 4
+"""Steps after which several ranks exchange whether one was asked to stop, or a checkpoint has become due."""
 
 
 def train(run: Experiment, log: Log) -> None:
@@ -91,35 +99,34 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
     started = saved_at = time.monotonic()
 
     batches = run.train_clips.epoch(epoch, config.optim.batch_size, first - 1, run.ranks.rank, run.ranks.size)
-    bar = progress(batches, f"epoch {epoch}/{config.optim.epochs}", steps, first - 1)
+    bar = progress(batches_ahead(batches, run.device), f"epoch {epoch}/{config.optim.epochs}", steps, first - 1)
+    newest: Done | None = None
     for number, batch in enumerate(bar, first):
-        batch = batch.to(run.device)
         step = forward_backward(run, batch, Moment(epoch, number, steps))
         run.loss_names = list(step.losses)
-        wrong, stopping, due = run.ranks.any(
-            not is_finite(run, step),
-            stop.asked is not None,
-            _checkpoint_due(run, number, time.monotonic() - saved_at),
-        )
-        if wrong:
-            skip_step(run, log, step, batch)
-        else:
-            update(run, step)
-            _log_step(run, log, step)
+        if newest is not None:
+            settle(run, log, newest)
+            if not bar.disable:
+                pace = (number - first) / (time.monotonic() - started)
+                left = duration(((config.optim.epochs - epoch + 1) * steps - number) / pace)
+                loss, clips_per_second = newest.told.read()[2], pace * config.optim.batch_size
+                bar.set_postfix_str(f"loss {loss:.3f}, {clips_per_second:.0f} clips/s, run ends in {left}", False)
+        newest = update(run, step)
         counters.step = number
-        if not bar.disable:
-            pace = (number - first + 1) / (time.monotonic() - started)
-            left = duration(((config.optim.epochs - epoch + 1) * steps - number) / pace)
-            clips_per_second = pace * config.optim.batch_size
-            bar.set_postfix_str(
-                f"loss {float(step.loss):.3f}, {clips_per_second:.0f} clips/s, run ends in {left}", False
-            )
+        stopping, due = False, _checkpoint_due(run, number)
+        if run.ranks.size == 1 or number % AGREEMENT == 0:
+            stopping, late = run.ranks.any(stop.asked is not None, _checkpoint_late(run, time.monotonic() - saved_at))
+            due = due or late
         if (stopping or due) and number < steps:
+            settle(run, log, newest)
+            newest = None
             written = save(run, log)
             saved_at = time.monotonic()
             if stopping:
                 where = f"in epoch {epoch} after step {number} of {steps}"
                 raise stop.error(where if written else f"{where}, which could not be saved")
+    if newest is not None:
+        settle(run, log, newest)
 
     means = _means_of_epoch(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
     counters.trained, counters.step, counters.skipped, run.sums = epoch, 0, 0, {}
@@ -129,17 +136,17 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
 class Step(NamedTuple):
     """What a step computed.
 
-    losses: scalars by name, whose sum `loss` is trained. per_clip: cross entropies (N,). logits (N, K), labels (N,).
+    losses: scalars by name, whose sum `loss` is trained. per_clip: cross entropies (N,). logits (N, K).
     norm: of all gradients. at_features: squared norms of the losses' gradients at the last map, where the step is
     logged. undo: state that the step has changed already, as it was before; None unless `optim.on_non_finite` is skip.
     """
 
     moment: Moment
+    batch: ClipBatch
     losses: dict[str, Tensor]
     loss: Tensor
     per_clip: Tensor
     logits: Tensor
-    labels: Tensor
     norm: Tensor
     at_features: dict[str, Tensor]
     undo: tuple[list[Tensor], list[Any]] | None
@@ -173,71 +180,123 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
         # Scaled as in the backward pass: the gradients of a clip can be below the range of float16.
         scaled = {name: run.scaler.scale(value) for name, value in losses.items()}
         squares = squared_gradients(scaled, features)
-        at_features = {name: square / run.scaler.get_scale() ** 2 for name, square in squares.items()}
+        scale = run.scaler.scale(torch.ones((), device=run.device))
+        at_features = {name: square / scale**2 for name, square in squares.items()}
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()
     run.scaler.unscale_(run.optimizer)
     norm = get_total_norm([parameter.grad for parameter in _parameters(run) if parameter.grad is not None])
-    return Step(moment, losses, loss, per_clip, logits, batch.labels, norm, at_features, undo)
+    return Step(moment, batch, losses, loss, per_clip, logits, norm, at_features, undo)
 
 
-def is_finite(run: Experiment, step: Step) -> bool:
-    """Whether loss, gradients and batch-norm statistics are finite on this rank.
+class Told:
+    """Numbers that a device tells the host: it copies them when it gets there, and only `read` waits for that."""
 
-    Waits for the device: the price of weights that never become NaN. Gradients that overflow float16 are the scaler's
-    ordinary business and do not count.
+    def __init__(self, numbers: Tensor) -> None:
+        on_gpu = numbers.device.type == "cuda"
+        self._copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=on_gpu)
+        self._copy.copy_(numbers, non_blocking=True)
+        self._copied = torch.cuda.Event() if on_gpu else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._copy.numpy().tolist()
+
+
+class Done(NamedTuple):
+    """A step that was given to the device. told: whether it is skipped, whether its gradients overflowed, its loss.
+    numbers: what is logged of it, scalars by name."""
+
+    step: Step
+    told: Told
+    numbers: dict[str, Tensor]
+
+
+def is_finite(run: Experiment, step: Step) -> Tensor:
+    """Whether loss, gradients and batch-norm statistics are finite on this rank: a bool scalar on the device.
+
+    Gradients that overflow float16 are the scaler's ordinary business and do not count.
     """
     checked = step.loss + get_total_norm(run.statistics, math.inf)
-    return bool(torch.isfinite(checked if run.scaler.is_enabled() else checked + step.norm))
+    return torch.isfinite(checked if run.scaler.is_enabled() else checked + step.norm)
 
 
-def update(run: Experiment, step: Step) -> None:
-    """Clip the gradients, let the encoder edit them, change the weights and their average.
+@torch.no_grad()
+def update(run: Experiment, step: Step) -> Done:
+    """Clip the gradients, let the encoder edit them, change the weights and their average, or undo the step.
 
-    Raises:
-        NonFiniteLossError: float16 overflowed in too many steps in a row.
+    It is undone where it is not finite, which the device finds out; the host waits for nothing. Where
+    `optim.on_non_finite` is stop, only the update is left out: the run ends with the next step.
     """
     config = run.config.optim
+    wrong = torch.stack([~is_finite(run, step), ~torch.isfinite(step.norm)]).float()
+    skipped, overflowed = run.ranks.largest(wrong).unbind()
     set_learning_rate(run.optimizer, _rate(run, step.moment))
     if config.clip_norm is not None:
         clip_grads_with_norm_(_parameters(run), config.clip_norm, step.norm)
     run.encoder.edit_gradients()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    overflowed = run.scaler.is_enabled() and not torch.isfinite(step.norm)
-    run.counters.streak = run.counters.streak + 1 if overflowed else 0
-    if run.counters.streak >= config.max_skips:
+    run.optimizer.found_inf = torch.maximum(skipped, overflowed)  # type: ignore[attr-defined]
+    run.optimizer.step()
+    run.scaler.update()  # closes the step for the scaler, which has seen its gradients
+    if step.undo is not None:
+        buffers, snapshots = step.undo
+        for buffer, before in zip(run.forward.buffers(), buffers, strict=True):
+            buffer.copy_(torch.where(skipped.bool(), before, buffer))
+        for head, snapshot in zip(run.heads.values(), snapshots, strict=True):
+            head.restore(snapshot, skipped.bool())
+    if run.average is not None:
+        run.average.follow(run.encoder, torch.maximum(skipped, overflowed) == 0)
+    numbers = _numbers_of(run, step)
+    for name, value in numbers.items():
+        counted = torch.where(skipped.bool(), 0, value)
+        run.sums[name] = run.sums[name] + counted if name in run.sums else counted
+    # What is kept until the next step must not keep the graph of this one.
+    losses = {name: value.detach() for name, value in step.losses.items()}
+    per_clip, logits = step.per_clip.detach(), step.logits.detach()
+    kept = step._replace(losses=losses, loss=step.loss.detach(), per_clip=per_clip, logits=logits, undo=None)
+    return Done(kept, Told(torch.stack([skipped, overflowed, kept.loss.float()])), numbers)
+
+
+def settle(run: Experiment, log: Log, done: Done) -> None:
+    """What follows from the numbers of a step: log it, or say that it is skipped.
+
+    Raises:
+        NonFiniteLossError: its numbers are not finite and `optim.on_non_finite` is stop, or too many steps in a row
+            were skipped or overflowed float16.
+    """
+    config, counters, step = run.config.optim, run.counters, done.step
+    skipped, overflowed, _ = done.told.read()
+    counters.streak = counters.streak + 1 if skipped or overflowed else 0
+    if skipped:
+        skip_step(run, log, step)
+        return
+    if counters.streak >= config.max_skips:
         raise NonFiniteLossError(
-            f"the gradients overflowed float16 in {run.counters.streak} steps in a row, up to epoch "
-            f"{step.moment.epoch}, step {step.moment.step}; lower optim.lr (now {_rate(run, step.moment):g}), or "
-            "use --optim.amp bf16 or off"
+            f"the gradients overflowed float16 in {counters.streak} steps in a row, up to epoch {step.moment.epoch}, "
+            f"step {step.moment.step}; lower optim.lr (now {_rate(run, step.moment):g}), or use --optim.amp bf16 or off"
         )
-    if run.average is not None and not overflowed:
-        run.average.update_parameters(run.encoder)
+    if _log_due(run, step.moment):
+        _log_step(run, log, done)
 
 
-def skip_step(run: Experiment, log: Log, step: Step, batch: ClipBatch) -> None:
-    """Undo a step whose numbers are not finite and say so, where `optim.on_non_finite` is skip.
+def skip_step(run: Experiment, log: Log, step: Step) -> None:
+    """Say that a step whose numbers are not finite is skipped, where `optim.on_non_finite` is skip.
 
     Raises:
         NonFiniteLossError: it is stop, or too many steps in a row were skipped.
     """
     config, counters = run.config.optim, run.counters
-    what, fix = _what_is_not_finite(run, step, batch), f"lower optim.lr (now {_rate(run, step.moment):g})"
+    what, fix = _what_is_not_finite(run, step), f"lower optim.lr (now {_rate(run, step.moment):g})"
     fix = f"check these clips, {fix} or set optim.clip_norm"
-    counters.streak += 1
     if config.on_non_finite == "stop":
         raise NonFiniteLossError(f"{what}. No update was made; {fix}")
     if counters.streak >= config.max_skips:
         raise NonFiniteLossError(f"{what}. {counters.streak} steps in a row were skipped; {fix}")
     counters.skipped += 1
-    run.scaler.update()  # closes the step for the scaler, which has seen its gradients
-    assert step.undo is not None
-    buffers, snapshots = step.undo
-    for buffer, before in zip(run.forward.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    for head, snapshot in zip(run.heads.values(), snapshots, strict=True):
-        head.restore(snapshot)
     log.say(f"WARNING: {what}. This step is skipped; {fix}")
 
 
@@ -279,10 +338,16 @@ def _rate(run: Experiment, moment: Moment) -> float:
     return learning_rate(run.config.optim, moment.epoch - 1 + (moment.step - 1) / moment.steps)
 
 
-def _checkpoint_due(run: Experiment, step: int, seconds: float) -> bool:
-    """Whether a checkpoint within the epoch should follow this step, the newest one being so many seconds old."""
-    every, minutes = run.config.log.checkpoint_steps, run.config.log.checkpoint_minutes
-    return (every is not None and step % every == 0) or (minutes is not None and seconds >= 60 * minutes)
+def _checkpoint_due(run: Experiment, step: int) -> bool:
+    """Whether a checkpoint within the epoch should follow this step."""
+    every = run.config.log.checkpoint_steps
+    return every is not None and step % every == 0
+
+
+def _checkpoint_late(run: Experiment, seconds: float) -> bool:
+    """Whether one should be written because the newest is so many seconds old."""
+    minutes = run.config.log.checkpoint_minutes
+    return minutes is not None and seconds >= 60 * minutes
 
 
 def _log_due(run: Experiment, moment: Moment) -> bool:
@@ -305,11 +370,11 @@ def _undo_of(run: Experiment) -> tuple[list[Tensor], list[Any]]:
     return buffers, [head.snapshot() for head in run.heads.values()]
 
 
-def _what_is_not_finite(run: Experiment, step: Step, batch: ClipBatch) -> str:
+def _what_is_not_finite(run: Experiment, step: Step) -> str:
     """What is NaN or infinite on any rank, where, and in which clips as far as the numbers show."""
-    names = [run.train_clips.name_of(int(index)) for index in batch.indices]
+    names = [run.train_clips.name_of(int(index)) for index in step.batch.indices]
     # The square: a coordinate whose square overflows makes the variances of batch normalisation infinite.
-    bad = ~torch.isfinite(batch.x.square()).flatten(1).all(dim=1)
+    bad = ~torch.isfinite(step.batch.x.square()).flatten(1).all(dim=1)
     bad = bad if bad.any() else ~torch.isfinite(step.per_clip)
     suspects = [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
     numbers = [f"{name} {float(value.detach()):.4g}" for name, value in step.losses.items()]
@@ -325,30 +390,31 @@ def _what_is_not_finite(run: Experiment, step: Step, batch: ClipBatch) -> str:
     return f"{what} is not finite in {where} ({terms}); clips: {listed}"
 
 
-@torch.no_grad()
-def _log_step(run: Experiment, log: Log, step: Step) -> None:
-    """Add what a step computed to the sums of its epoch, and log it if it is its turn."""
-    now = {name: value.detach() for name, value in step.losses.items()} | {"loss": step.loss.detach()}
-    now["top1"] = 100 * (step.logits.argmax(dim=1) == step.labels).float().mean()
+def _numbers_of(run: Experiment, step: Step) -> dict[str, Tensor]:
+    """What is logged of a step: scalars by name, on the device."""
+    numbers = {name: value.detach() for name, value in step.losses.items()} | {"loss": step.loss.detach()}
+    numbers["top1"] = 100 * (step.logits.argmax(dim=1) == step.batch.labels).float().mean()
     for head in run.heads.values():
-        now |= head.metrics()
-    for name, value in now.items():
-        run.sums[name] = run.sums[name] + value if name in run.sums else value.clone()
-    epoch, number, steps = step.moment
-    if _log_due(run, step.moment):
-        means = run.ranks.mean([*now.values(), *step.at_features.values()])
-        numbers = {name: float(value) for name, value in zip(now, means[: len(now)], strict=True)}
-        for name, square in zip(step.at_features, means[len(now) :], strict=True):
-            # The step's loss is the mean over the ranks: at the clips of each, its gradient is 1 / size of theirs.
-            numbers[PREFIX + name] = math.sqrt(float(square) / run.ranks.size)
-        log.record("step", (epoch - 1) * steps + number, {"epoch": epoch, "step": number, **numbers})
+        numbers |= head.metrics()
+    return numbers
+
+
+def _log_step(run: Experiment, log: Log, done: Done) -> None:
+    """A line of the step log."""
+    now, (epoch, number, steps), at_features = done.numbers, done.step.moment, done.step.at_features
+    means = run.ranks.mean([*now.values(), *at_features.values()])
+    numbers = {name: float(value) for name, value in zip(now, means[: len(now)], strict=True)}
+    for name, square in zip(at_features, means[len(now) :], strict=True):
+        # The step's loss is the mean over the ranks: at the clips of each, its gradient is 1 / size of theirs.
+        numbers[PREFIX + name] = math.sqrt(float(square) / run.ranks.size)
+    log.record("step", (epoch - 1) * steps + number, {"epoch": epoch, "step": number, **numbers})
 
 
 def _means_of_epoch(run: Experiment, log: Log, epoch: int, steps: int, pace: float) -> dict[str, float]:
     """Log the means over the steps of an epoch that were not skipped, and return them; `pace` in steps per second."""
-    counted = max(steps - run.counters.skipped, 1)
+    counted = steps - run.counters.skipped
     sums = run.ranks.mean(list(run.sums.values()))
-    means = {name: float(value) / counted for name, value in zip(run.sums, sums, strict=True)}
+    means = {name: float(value) / counted for name, value in zip(run.sums, sums, strict=True)} if counted else {}
     if not means:
         log.say(f"WARNING: all steps of epoch {epoch} were skipped")
     for section, head in run.heads.items():

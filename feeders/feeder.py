@@ -40,10 +40,15 @@ class ClipBatch(NamedTuple):
     same tensor as x in the plain joint stream."""
 
     def to(self, device: torch.device | str) -> ClipBatch:
-        """The batch on `device`, without waiting for the copies."""
-        x, labels, indices = (tensor.to(device, non_blocking=True) for tensor in self[:3])
-        joints = x if self.joints is self.x else self.joints.to(device, non_blocking=True)
-        return ClipBatch(x, labels, indices, joints)
+        """The batch on `device`; to a GPU through pinned memory, without waiting for the copies."""
+        device = torch.device(device)
+
+        def moved(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+            return pinned.to(device, non_blocking=True)
+
+        x, labels, indices = map(moved, self[:3])
+        return ClipBatch(x, labels, indices, x if self.joints is self.x else moved(self.joints))
 
 
 class Feeder:
@@ -100,7 +105,11 @@ class Feeder:
         self.names = tuple(store.names[clip] for clip in self._clips.tolist())
         self.labels = store.labels[self._clips].repeat(repeat if split == "train" else 1)
         skeleton = get_skeleton(benchmark.skeleton)
-        self._copied = _copied(store, benchmark, second_person)
+        copied = _copied(store, benchmark, second_person)
+        # On the store's device, so that a batch is put together without the host.
+        self._clips_placed, self._labels_placed = self._clips.to(store.device), self.labels.to(store.device)
+        self._copied = None if copied is None else copied[self._clips].to(store.device)
+        self._frames = store.frames[self._clips].numpy()
         self._transform = build_transform(benchmark, skeleton, window, rotation, origin, bone_scale, store.device)
         is_2d = benchmark.transforms == "2d"
         self._build_stream = StreamBuilder(stream, variant, skeleton, store.device, confidence=is_2d)
@@ -122,33 +131,49 @@ class Feeder:
         digest.update(self.store.digests[self._clips.numpy()].tobytes())
         return digest.hexdigest()
 
-    def feed(self, indices: Tensor, epoch: int) -> ClipBatch:
+    def feed(self, indices: Tensor, epoch: int, placed: Tensor | None = None) -> ClipBatch:
         """The clips of these indices ((N,) int64) as they look in this epoch; a test split looks the same in all.
+
+        placed: the same indices on the store's device, where a GPU has them already and need not be waited for.
 
         Raises `IndexError` for an index outside 0 .. len(self) - 1.
         """
-        return self.batch_of(indices, self.joints_of(indices, epoch))
+        if placed is None:
+            indices, placed = self._checked(indices)
+        return self._batch(placed, self._joints(indices, placed, epoch))
 
     def joints_of(self, indices: Tensor, epoch: int) -> Tensor:
         """The joints of `feed`, before the stream is taken: (N, 3, T, V, M) in the store's dtype. Raises as `feed`."""
-        indices = indices.cpu()
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise IndexError(f"indices must lie in 0 .. {len(self) - 1}")
-        clips = self._clips[indices % len(self._clips)]
-        copied = None if self._copied is None else self._copied[clips].to(self.store.device)
-        if self.split == "train":
-            draws = self._draws(epoch)[indices.to(self.store.device)]
-            return self._transform.train(self.store.rows, clips, draws, copied)
-        return self._transform.test(self.store.rows, clips, copied)
+        return self._joints(*self._checked(indices), epoch)
 
     def batch_of(self, indices: Tensor, joints: Tensor) -> ClipBatch:
         """The batch of this feeder's stream from `joints_of` the same indices, of a feeder of any stream."""
+        return self._batch(indices.to(self.store.device), joints)
+
+    def _checked(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The indices on the host and on the store's device."""
+        on_host = indices.cpu()
+        if len(on_host) and not 0 <= int(on_host.min()) <= int(on_host.max()) < len(self):
+            raise IndexError(f"indices must lie in 0 .. {len(self) - 1}")
+        return on_host, indices.to(self.store.device)
+
+    def _joints(self, indices: Tensor, placed: Tensor, epoch: int) -> Tensor:
+        number = placed % len(self.names)
+        clips = self._clips_placed[number]
+        copied = None if self._copied is None else self._copied[number]
+        # numpy's: what is on the host already, torch would hand over as if it came from a device.
+        longest = int(self._frames[indices.numpy() % len(self.names)].max(initial=1))
+        if self.split == "train":
+            return self._transform.train(self.store.rows, clips, self._draws(epoch)[placed], copied, longest)
+        return self._transform.test(self.store.rows, clips, copied, longest)
+
+    def _batch(self, placed: Tensor, joints: Tensor) -> ClipBatch:
         stream = self._build_stream(joints)
         x = stream[:, : self._channels].float()
         return ClipBatch(
             x=x,
-            labels=self.labels[indices.cpu()].to(self.store.device),
-            indices=indices.to(self.store.device),
+            labels=self._labels_placed[placed],
+            indices=placed,
             joints=x if stream is joints else joints[:, : self._channels].float(),
         )
 
@@ -158,9 +183,13 @@ class Feeder:
         Training: shuffled, without the last incomplete batch. Test: in order, every clip once, the last batch may be
         smaller. Raises `DataError` when a training split does not fill one batch.
         """
-        for batch in self.epoch_indices(epoch).split(batch_size)[start : self.num_batches(batch_size)]:
-            share = -(-len(batch) // ranks)
-            yield self.feed(batch[rank * share : (rank + 1) * share], epoch)
+        order = self.epoch_indices(epoch)
+        placed = order.to(self.store.device)
+        for number in range(start, self.num_batches(batch_size)):
+            first, last = number * batch_size, min((number + 1) * batch_size, len(order))
+            share = -(-(last - first) // ranks)
+            part = slice(first + rank * share, min(first + (rank + 1) * share, last))
+            yield self.feed(order[part], epoch, placed[part])
 
     def epoch_indices(self, epoch: int) -> Tensor:
         """All indices in the order of this epoch, (len(self),) int64 on the CPU: shuffled in training only."""

@@ -74,5 +74,5 @@ class CSREHead(TrainingHead):
     def snapshot(self) -> None:
         """Nothing: banks refuse rows that are not finite, and what else a skipped step wrote is as good as any."""
 
-    def restore(self, snapshot: None) -> None:
+    def restore(self, snapshot: None, skipped: Tensor) -> None:
         """Nothing, see `snapshot`."""

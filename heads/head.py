@@ -123,7 +123,10 @@ class TrainingHead(nn.Module, ABC):
         """
         return [buffer.clone() for buffer in self.buffers()]
 
-    def restore(self, snapshot: Any) -> None:
-        """Undo the changes of state since `snapshot`, because the step is skipped."""
+    def restore(self, snapshot: Any, skipped: Tensor) -> None:
+        """Undo the changes of state since `snapshot` where `skipped`, a bool scalar on the device, is true.
+
+        Called after every step that may be skipped: nobody waits to know whether it is.
+        """
         for buffer, before in zip(self.buffers(), snapshot, strict=True):
-            buffer.copy_(before)
+            buffer.copy_(torch.where(skipped, before, buffer))

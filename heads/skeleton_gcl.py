@@ -114,5 +114,5 @@ class SkeletonGCLHead(TrainingHead):
     def snapshot(self) -> None:
         """Nothing: the bank refuses rows that are not finite, and nothing else changes."""
 
-    def restore(self, snapshot: None) -> None:
+    def restore(self, snapshot: None, skipped: Tensor) -> None:
         """Nothing, see `snapshot`."""

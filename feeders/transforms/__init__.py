@@ -27,14 +27,17 @@ class ClipTransform(Protocol):
     num_draws: int
     """How many uniform numbers one training clip needs."""
 
-    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None) -> Tensor:
+    def train(
+        self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None, longest: int | None = None
+    ) -> Tensor:
         """Augmented joints (N, 3, T, V, M) in the dtype of the rows and on their device.
 
-        clips: (N,) int64 on the CPU. draws: (N, num_draws) float64 in [0, 1) on the device of the rows. copied: (N,)
-        bool on that device, clips whose absent persons are copies of the last one; None: of no clip, they are zero.
+        clips: (N,) int64 on that device or the CPU. draws: (N, num_draws) float64 in [0, 1) on that device. copied:
+        (N,) bool there, clips whose absent persons are copies of the last one; None: of no clip, they are zero.
+        longest: frames of the longest of these clips; None: it is looked up, for which a GPU is waited for.
         """
 
-    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None) -> Tensor:
+    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None, longest: int | None = None) -> Tensor:
         """The same without chance."""
 
 

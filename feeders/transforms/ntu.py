@@ -45,7 +45,9 @@ class NTUTransform:
         self.scaling = scaling
         self.num_draws = 5 + (scaling.num_draws if scaling is not None else 0)
 
-    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None) -> Tensor:
+    def train(
+        self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None, longest: int | None = None
+    ) -> Tensor:
         """Random crop, rotation and lengths of bones; see `ClipTransform.train`."""
         clips = clips.to(rows.device)
         low, high = TRAIN_SHARE
@@ -59,7 +61,7 @@ class NTUTransform:
             joints = scaled.permute(0, 4, 1, 3, 2).contiguous()
         return joints
 
-    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None) -> Tensor:
+    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None, longest: int | None = None) -> Tensor:
         """Central crop; see `ClipTransform.test`."""
         clips = clips.to(rows.device)
         start, length = centre_crop(rows.frames[clips], TEST_SHARE)

@@ -34,17 +34,20 @@ class NWUCLATransform:
         self.scaling = scaling
         self.num_draws = 2 + window + (scaling.num_draws if scaling is not None else 0)
 
-    def train(self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None) -> Tensor:
+    def train(
+        self, rows: ClipRows, clips: Tensor, draws: Tensor, copied: Tensor | None = None, longest: int | None = None
+    ) -> Tensor:
         """Random view, frames and lengths of bones; see `ClipTransform.train`."""
         frames = rows.frames[clips.to(rows.device)]
         degrees = (draws[:, :2] * (2 * MAX_DEGREES + 1)).floor() - MAX_DEGREES
         picked = random_frames(frames, draws[:, 2 : 2 + self.window])
         factors = self.scaling.factors(draws[:, 2 + self.window :]) if self.scaling is not None else None
-        return self.pick_and_normalise(rows, clips, picked, view_rotations(degrees), factors)
+        return self.pick_and_normalise(rows, clips, picked, view_rotations(degrees), factors, longest)
 
-    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None) -> Tensor:
+    def test(self, rows: ClipRows, clips: Tensor, copied: Tensor | None = None, longest: int | None = None) -> Tensor:
         """Recorded view, evenly spaced frames; see `ClipTransform.test`."""
-        return self.pick_and_normalise(rows, clips, even_frames(rows.frames[clips.to(rows.device)], self.window))
+        picked = even_frames(rows.frames[clips.to(rows.device)], self.window)
+        return self.pick_and_normalise(rows, clips, picked, longest=longest)
 
     def pick_and_normalise(
         self,
@@ -53,14 +56,15 @@ class NWUCLATransform:
         picked: Tensor,
         rotations: Tensor | None = None,
         factors: Tensor | None = None,
+        longest: int | None = None,
     ) -> Tensor:
         """Joints (N, 3, T, V, 1) of the picked frames, scaled by the range that the whole turned clip covers.
 
-        clips: (N,) int64 on the CPU. picked: (N, T) int64. rotations: (N, 3, 3) for row vectors, None for no turn.
-        factors: (N, V - 1) of the bones, None to leave their lengths. A coordinate that does not vary over the clip
-        becomes 0.
+        clips, longest: see `ClipTransform.train`. picked: (N, T) int64. rotations: (N, 3, 3) for row vectors, None for
+        no turn. factors: (N, V - 1) of the bones, None to leave their lengths. A coordinate that does not vary over the
+        clip becomes 0.
         """
-        longest = rows.longest(clips)
+        longest = rows.longest(clips.cpu()) if longest is None else longest
         clips = clips.to(rows.device)
         # Behind its end a clip repeats its last frame, which leaves its minimum and maximum as they are.
         every = torch.arange(longest, device=rows.device).minimum(rows.frames[clips].unsqueeze(1) - 1)
@@ -102,16 +106,26 @@ def random_frames(frames: Tensor, draws: Tensor) -> Tensor:
     """Frames drawn without replacement from 100 copies of 0 .. L - 1, in ascending order.
 
     frames: (N,) int64, L of each clip. draws: (N, T) float64 in [0, 1). Returns (N, T) int64. Floyd's algorithm, for
-    all clips at once: in step k a position of the first P - T + k + 1 is drawn of the P there are, and replaced by the
-    last of those if it was taken before. Every set of T positions is equally likely. A window above 100 draws from as
-    many copies as it has frames, so that one frame suffices.
+    all clips and steps at once: in step k a position of the first P - T + k + 1 is drawn of the P there are, and
+    replaced by the last of those if it was taken before. Every set of T positions is equally likely. A window above 100
+    draws from as many copies as it has frames, so that one frame suffices.
+
+    A position was taken before if an earlier step drew it too, or if it is the last one of an earlier step that was
+    itself replaced by it. The latter links steps to chains, which are followed by doubling.
     """
     window = draws.shape[1]
-    pool = frames * max(COPIES, window)
-    taken = torch.empty(window, len(frames), dtype=torch.int64, device=frames.device)
-    for k in range(window):
-        last = pool - window + k
-        position = (draws[:, k] * (last + 1)).long()
-        seen = (taken[:k] == position).any(0)
-        taken[k] = torch.where(seen, last, position)
-    return (taken % frames).sort(0).values.T
+    step = torch.arange(window, device=frames.device)
+    before = (frames * max(COPIES, window) - window).unsqueeze(1)
+    last = before + step
+    position = (draws * (last + 1)).long()
+
+    ordered = position.sort(dim=1, stable=True)
+    repeated = torch.zeros_like(position, dtype=torch.bool)
+    repeated[:, 1:] = ordered.values[:, 1:] == ordered.values[:, :-1]
+    replaced = torch.zeros_like(repeated).scatter_(1, ordered.indices, repeated)
+    linked = position - before  # the step whose last it is; negative: of none
+    link = torch.where(linked >= 0, linked, step)
+    for _ in range((window - 1).bit_length()):
+        replaced = replaced | replaced.gather(1, link)
+        link = link.gather(1, link)
+    return (torch.where(replaced, last, position) % frames.unsqueeze(1)).sort(1).values

@@ -104,13 +104,13 @@ def _prepare(accident: Accident) -> None:
             for number in accident.signals:
                 os.kill(os.getpid(), number)
 
-    joints_of = Feeder.joints_of
+    joints = Feeder._joints
 
     def counted(self: Feeder, *args: Any, **kwargs: Any) -> Any:
         count(self.split)
-        return joints_of(self, *args, **kwargs)
+        return joints(self, *args, **kwargs)
 
-    Feeder.joints_of = counted  # type: ignore[method-assign]
+    Feeder._joints = counted  # type: ignore[method-assign]
     write_atomically = engine.checkpoint.write_atomically
 
     def counted_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -32,7 +32,7 @@ def test_the_cross_entropy_of_a_step_has_the_known_gradient(call):
     run = build(resolved.config)
     step = one_step(run)
     assert list(step.at_features) == ["cross_entropy", "spatial", "temporal"]
-    error = step.logits.detach().softmax(dim=1) - one_hot(step.labels, step.logits.shape[1])
+    error = step.logits.detach().softmax(dim=1) - one_hot(step.batch.labels, step.logits.shape[1])
     _, frames, joints = run.encoder.feature_shape
     places = frames * joints * run.encoder.num_persons
     at_pooled = error @ run.encoder.linear.weight.detach() / len(error)

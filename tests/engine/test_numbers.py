@@ -24,8 +24,8 @@ def poison(monkeypatch, indices: list[int]) -> None:
     """Let the clips of some training indices hold NaN."""
     original = Feeder.feed
 
-    def poisoned(self, wanted, epoch):
-        batch = original(self, wanted, epoch)
+    def poisoned(self, wanted, *rest):
+        batch = original(self, wanted, *rest)
         if self.split == "train":
             batch.x[torch.isin(batch.indices, torch.tensor(indices))] = torch.nan
         return batch
@@ -120,8 +120,8 @@ def test_a_batch_norm_statistic_that_is_not_finite_belongs_to_the_step(call, run
     """A clip at 1e30 m: normalised it is harmless, so the loss is finite, but the variance is not."""
     original = Feeder.feed
 
-    def remote(self, indices, epoch):
-        batch = original(self, indices, epoch)
+    def remote(self, indices, *rest):
+        batch = original(self, indices, *rest)
         if self.split == "train":
             batch.x[batch.indices == 7] = 1e30
         return batch

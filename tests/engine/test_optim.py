@@ -92,7 +92,7 @@ def test_integers_are_copied_into_the_average(decay):
     average = build_average(encoder, OptimConfig(ema_decay=decay))
     for _ in range(10):
         encoder.num_batches_tracked += 1
-        average.update_parameters(encoder)
+        average.follow(encoder, torch.tensor(True))
     assert torch.equal(average.module.table, encoder.table)
     assert average.module.num_batches_tracked == 10
 
@@ -101,11 +101,15 @@ def test_average_follows_weights_and_statistics():
     encoder = torch.nn.BatchNorm1d(2)
     average = build_average(encoder, OptimConfig(ema_decay=0.75))
     assert average is not None
-    average.update_parameters(encoder)  # the first one copies
+    average.follow(encoder, torch.tensor(True))  # the first one copies
     with torch.no_grad():
         encoder.weight.fill_(5.0)
         encoder.running_mean.fill_(8.0)
-    average.update_parameters(encoder)
+    average.follow(encoder, torch.tensor(True))
+    with torch.no_grad():
+        encoder.weight.fill_(torch.nan)
+    average.follow(encoder, torch.tensor(False))
+    assert average.n_averaged == 2
     assert average.module.weight.tolist() == pytest.approx([2.0, 2.0])  # 0.75 * 1 + 0.25 * 5
     assert average.module.running_mean.tolist() == pytest.approx([2.0, 2.0])  # 0.75 * 0 + 0.25 * 8
 

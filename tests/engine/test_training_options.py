@@ -28,22 +28,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(call, run_folder, mon
     before = (run_folder / "checkpoints/last.pt").read_bytes()
     original = Feeder.feed
 
-    def poisoned(self, indices, epoch):
-        batch = original(self, indices, epoch)
+    def poisoned(self, indices, *rest):
+        batch = original(self, indices, *rest)
         if self.split == "train":
             batch.x[batch.indices == 7] = torch.nan
         return batch
 
     monkeypatch.setattr(Feeder, "feed", poisoned)
     updates = []
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda *_, **__: updates.append(1))
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *_, **__: updates.append(float(self.found_inf)))
     done = call("--optim.epochs", "2")
     assert (done.code, done.err.count("\n")) == (3, 1)
     order = resolve_small_order(call)
     assert f"epoch 2, step {order.index(7) // 16 + 1} " in done.err
     names = Feeder(*feeder_of_small_run(call), split="train").names
     assert f"clips: {names[7]}. " in done.err  # alone, although batch normalisation spreads the NaN to all losses
-    assert len(updates) == order.index(7) // 16
+    assert updates == [0.0] * (order.index(7) // 16) + [1.0]
     assert (run_folder / "checkpoints/last.pt").read_bytes() == before
 
 

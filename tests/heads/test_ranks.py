@@ -150,5 +150,8 @@ def test_what_a_skipped_step_did_is_undone(one, name):
         vectors, logits, LABELS[:CLIPS], torch.arange(CLIPS), Moment(3, 1, 3), Ranks.of(None), torch.Generator()
     )
     assert not torch.equal(head.prototypes, one[name].state["prototypes"])
-    head.restore(snapshot)
+    changed = {entry: value.clone() for entry, value in head.state_dict().items()}
+    head.restore(snapshot, torch.tensor(False))
+    assert all(torch.equal(value, changed[entry]) for entry, value in head.state_dict().items())
+    head.restore(snapshot, torch.tensor(True))
     assert all(torch.equal(value, one[name].state[entry]) for entry, value in head.state_dict().items())

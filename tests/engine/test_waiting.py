@@ -1,0 +1,124 @@
+"""A training step that never waits for the device: what the host reads, and what the device decides by itself."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import csre.module
+from engine.config import resolve
+from engine.experiment import Experiment, TrainingForward, build
+from engine.logs import SilentLog
+from engine.processes import StopRequest
+from engine.train import Told, forward_backward, train_epoch, update
+from feeders.feeder import Feeder
+from heads import Moment
+from model import list_encoders
+from tests.engine.compare import equal
+from tests.model.test_every_encoder import build as build_encoder
+from tests.model.test_every_encoder import clips as clips_of
+
+
+class HostReads(TorchDispatchMode):
+    """Notes every operation for which the host would wait for a GPU: values, numbers of entries, copies to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        name, named = operation.overloadpacket.__name__, named or {}
+        to_host = name == "_to_copy" and torch.device(named.get("device") or "meta").type == "cpu"
+        if to_host or name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"):
+            self.seen.append(name)
+        return operation(*arguments, **named)
+
+
+def small(call, *words: str) -> Experiment:
+    resolved = resolve(["--config", str(call.config), "--log.every_steps", "1000", *words])
+    assert resolved is not None
+    return build(resolved.config)
+
+
+@pytest.mark.parametrize("with_csre", ["false", "true"])
+@pytest.mark.parametrize("words", [(), ("--optim.on_non_finite", "skip", "--optim.ema_decay", "0.9")])
+def test_a_steady_step_reads_nothing_on_the_host(call, monkeypatch, with_csre, words):
+    monkeypatch.setattr(csre.module, "_check_values", lambda *_: None)  # it looks at what is on the CPU alone
+    run = small(call, "--csre.enabled", with_csre, "--optim.clip_norm", "1", *words)
+    reads, marks, feed = HostReads(), [], Feeder.feed
+    monkeypatch.setattr(Feeder, "feed", lambda *rest: marks.append(len(reads.seen)) or feed(*rest))
+    with reads:
+        train_epoch(run, SilentLog(), StopRequest())
+    assert len(marks) == 5
+    assert [reads.seen[first:last] for first, last in pairwise(marks)] == [[]] * 4
+    assert len(reads.seen) > marks[-1], "the means of the epoch are read, which the count must see"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_step_that_is_not_finite_changes_nothing(call, optimizer):
+    """The very first one, whose optimiser has no state yet, and one after a good one."""
+    words = ("--optim.name", optimizer, "--optim.on_non_finite", "skip", "--optim.ema_decay", "0.9")
+    run = small(call, "--csre.enabled", "false", *words)
+    run.encoder.train()
+    batch = run.train_clips.feed(torch.arange(16), 1)
+    spoiled = batch._replace(x=batch.x * torch.nan)
+
+    def state() -> dict:
+        assert run.average is not None
+        of = {"encoder": run.encoder, "average": run.average, "optimizer": run.optimizer}
+        return {name: copy.deepcopy(part.state_dict()) for name, part in of.items()}
+
+    def told(batch) -> list[float]:
+        return update(run, forward_backward(run, batch, Moment(1, 1, 5))).told.read()
+
+    for number in range(2):
+        assert told(spoiled)[:2] == [1.0, 1.0]
+        before = state()
+        assert told(spoiled)[0] == 1.0
+        assert equal(state(), before)
+        skipped, overflowed, loss = told(batch)
+        assert (skipped, overflowed) == (0.0, 0.0)
+        assert loss > 0
+        after = state()
+        assert not equal(after["encoder"], before["encoder"])
+        assert float(after["average"]["n_averaged"]) == number + 1
+    twin = small(call, "--csre.enabled", "false", *words)  # two good steps, and no others
+    twin.encoder.train()
+    for _ in range(2):
+        update(twin, forward_backward(twin, batch, Moment(1, 1, 5)))
+    assert equal(twin.encoder.state_dict(), run.encoder.state_dict())
+    assert twin.average is not None
+    assert equal(twin.average.state_dict(), run.average.state_dict())
+
+
+def test_numbers_are_told_as_they_were():
+    numbers = torch.tensor([1.0, torch.nan])
+    told = Told(numbers)
+    numbers.zero_()
+    assert told.read()[0] == 1.0
+    assert told.read()[1] != told.read()[1]
+
+
+@pytest.mark.parametrize("name", list_encoders())
+def test_every_encoder_is_one_graph(name):
+    """What `compile` gives to torch.compile, with all that heads may read: fullgraph refuses a break.
+
+    Only what an encoder drops in a training run breaks the graph, since torch.compile takes no generator.
+    """
+    torch._dynamo.reset()  # or the encoders, which share code, reach the limit of its versions
+    encoder = build_encoder(name, persons=2).train()
+    forward = TrainingForward(encoder, {})
+    forward._reads = encoder.shows
+    compiled = torch.compile(forward.encode, backend="eager", fullgraph=True, dynamic=False)
+    x = clips_of(encoder, 2)
+    results = []
+    for encode in (forward.encode, compiled):
+        torch.manual_seed(0)
+        results.append(encode(x, x))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(results[0][1].features, results[1][1].features, rtol=1e-5, atol=1e-5)
