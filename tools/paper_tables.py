@@ -12,7 +12,7 @@ from engine.schema import leaves
 from feeders.choices import STREAMS
 from fusion.weights import EQUAL
 from heads.registry import HEADS
-from tools.runs import Record, settings_of_words, standard_words
+from tools.runs import Record, RecordError, settings_of_words, standard_words
 
 Table = list[list[str]]
 """Rows of cells, the first row the head."""
@@ -25,6 +25,17 @@ ENCODERS = {
     "hyperformer": "Hyperformer",
     "blockgcn": "BlockGCN",
 }
+"""Those of the paper's tables."""
+FURTHER = {
+    "stgcn": "ST-GCN",
+    "stgcnpp": "ST-GCN++",
+    "shiftgcn": "Shift-GCN",
+    "dcgcn": "DC-GCN",
+    "hdgcn": "HD-GCN",
+    "hypergcn": "Hyper-GCN",
+    "tacnn": "Ta-CNN",
+}
+"""Other encoders, as tables call them."""
 BENCHMARKS = {
     "ntu60-xsub": "NTU60 X-Sub",
     "ntu60-xview": "NTU60 X-View",
@@ -115,7 +126,9 @@ class Query(NamedTuple):
             runs = " ".join(f"work_dir/{self.benchmark}/{stem}_{stream}" for stream in streams)
             return f"python ensemble.py {runs} --output fused.json && python tools/record.py fused.json"
         words = standard_words(self.benchmark, self.encoder, self.heads, streams[0])
-        assert words is not None, "there is a recipe for every encoder and benchmark"
+        if words is None:
+            place = f"config/{self.benchmark}/{self.encoder}_joint.yaml"
+            raise RecordError(f"{place}: no such recipe; name another --benchmark or --encoder")
         for key, value in self.settings.items():
             words += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
         if self.settings or f"--{self.head}.enabled" in words:
@@ -286,7 +299,7 @@ def benchmark_title(name: str) -> str:
 def title_of(encoder: str, heads: Sequence[str]) -> str:
     """`CTR-GCN + CSRE`."""
     names = [HEADS[head].title if head in HEADS else head for head in heads]
-    return " + ".join([ENCODERS.get(encoder, encoder), *names])
+    return " + ".join([(ENCODERS | FURTHER).get(encoder, encoder), *names])
 
 
 def spread(values: Sequence[float]) -> str:

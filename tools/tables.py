@@ -33,6 +33,7 @@ from common.front_door import run_command
 from fusion.weights import EQUAL
 from tools.paper_tables import (
     ENCODERS,
+    FURTHER,
     PAPER,
     TITLES,
     Table,
@@ -215,7 +216,7 @@ def _parser() -> Parser:
     add("--work_dir", "--work-dir", type=user_path, default=Path("work_dir"), help="finished runs beside the records")
     add("--results", type=user_path, default=RESULTS, metavar="FOLDER", help="the records (default: results/)")
     add("--benchmark", default="ntu120-xsub", help="of Tables 4 to 6 (default: %(default)s, the paper's)")
-    add("--encoder", default="ctrgcn", choices=list(ENCODERS), help="of Tables 4 to 6 (default: %(default)s)")
+    add("--encoder", default="ctrgcn", choices=[*ENCODERS, *FURTHER], help="of Tables 4 to 6 (default: %(default)s)")
     add("--weights", default=EQUAL, help="weights of the fused rows: a preset, or 'tuned on test labels'")
     add("--readme", action="store_true", help="renew the tables and the figure of README.md and docs/results.md")
     return parser

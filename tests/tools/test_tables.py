@@ -231,6 +231,8 @@ def test_the_command(tmp_path, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
     assert all(f"Table {number}: " in out for number in TITLES)
+    assert main(["4", "--benchmark", "nw-ucl", *words]) == 2
+    assert "config/nw-ucl/ctrgcn_joint.yaml: no such recipe" in capsys.readouterr().err
     assert main(["9", *words]) == 2
     assert "table 9: name some of 1 to 8, or runs or sweeps" in capsys.readouterr().err
 
