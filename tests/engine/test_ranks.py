@@ -121,7 +121,7 @@ def test_a_signal_to_one_process_stops_all_and_nothing_is_lost(run):
     assert load_checkpoint(folder / "checkpoints/last.pt")["training"]["counters"]["step"] == 4
     folder, codes, printed = run(2, "asked", "--optim.epochs", "2")
     assert codes == [0, 0], printed
-    assert_equal_runs(straight, folder)
+    assert_equal_runs(straight, folder, but=("gradient_",))  # the first step after a start has none
 
 
 def test_what_went_wrong_in_one_process_stops_all_and_is_told_once(run):
