@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 	$(RUN) main.py --config config/demo/ctrgcn_csre_joint.yaml
 
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadscope
+	$(RUN) -m pytest -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

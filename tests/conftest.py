@@ -21,9 +21,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    """Share the processors among the test processes; two threads are what the smallest machine has."""
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // processes)))
+    """Keep timings of the suite comparable between machines; two threads is what the smallest one has."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

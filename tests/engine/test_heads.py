@@ -88,12 +88,13 @@ def test_a_run_interrupted_within_an_epoch_goes_on_to_the_bit(run, head):
 
 def test_all_heads_add_up_and_two_processes_compute_what_one_does(run):
     heads = ("csre", *LOSSES)
-    alone, codes, printed = run("alone", *heads)
+    # Small steps: what float32 rounds otherwise in two processes grows with every step that is made from it.
+    alone, codes, printed = run("alone", *heads, words=("--optim.lr", "0.001"))
     assert codes == [0], printed
     names = ["cross_entropy", "spatial", "temporal", *(name for losses in LOSSES.values() for name in losses)]
     for line in records(alone, "step"):
         assert line["loss"] == pytest.approx(sum(line[name] for name in names), rel=1e-5)
-    shared, codes, printed = run("shared", *heads, count=2)
+    shared, codes, printed = run("shared", *heads, count=2, words=("--optim.lr", "0.001"))
     assert codes == [0, 0], printed
     for kind in ("step", "train"):
         for number, (one, two) in enumerate(zip(records(alone, kind), records(shared, kind), strict=True)):

@@ -18,8 +18,8 @@ from engine.processes import StopRequest
 from engine.train import Told, forward_backward, train_epoch, update
 from feeders.feeder import Feeder
 from heads import Moment
-from model import list_encoders
 from tests.engine.compare import equal
+from tests.model.slim import some_encoders
 from tests.model.test_every_encoder import build as build_encoder
 from tests.model.test_every_encoder import clips as clips_of
 
@@ -104,7 +104,7 @@ def test_numbers_are_told_as_they_were():
     assert told.read()[1] != told.read()[1]
 
 
-@pytest.mark.parametrize("name", list_encoders())
+@pytest.mark.parametrize("name", some_encoders("ctrgcn", "hyperformer", "hdgcn"))
 def test_every_encoder_is_one_graph(name):
     """What `compile` gives to torch.compile, with all that heads may read: fullgraph refuses a break.
 

@@ -128,7 +128,7 @@ def test_it_runs_as_a_file_and_refuses_in_one_line():
     )
     assert done.returncode == 2
     assert "CPU, 1 threads" in done.stdout
-    assert "encoder 'hcm' is unknown (did you mean 'hcn'?)" in done.stderr
+    assert "encoder 'hcm' is unknown (did you mean 'hcn' or 'hdgcn'?)" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -178,7 +178,7 @@ def test_a_folder_needs_one_table(folder):
         ("{skeleton: ntu, classes: [a], path: x, persons: 0}", "persons: must be an integer >= 1, got 0"),
         (
             "{skeleton: ntu, classes: [a], path: x, transforms: mine}",
-            "transforms: must be one of ntu, nw-ucla, got 'mine'",
+            "transforms: must be one of ntu, nw-ucla, 2d, got 'mine'",
         ),
         ("{skeleton: ntu, classes: [a], path: x, transforms: nw-ucla, persons: 2}", "take one person"),
         ("{skeleton: ntu, classes: [a], path: x, split: {column: s, train: [1]}}", "split: needs the keys"),
