@@ -20,12 +20,12 @@ from model.registry import build_encoder, list_encoders, register_encoder
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
-    from model.published import load_published_weights
+    from model.published_weights import load_published_weights
     from model.weights import load_weights_file
 
 _NEEDING_TORCH = {
     "Encoder": "model.encoder",
-    "load_published_weights": "model.published",
+    "load_published_weights": "model.published_weights",
     "load_weights_file": "model.weights",
 }
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.encoder import Encoder
 from model.errors import WeightsError
-from model.published import check_names, is_published, load_checked, load_published_weights, without_wrapper_prefix
-
-if TYPE_CHECKING:
-    from model.encoder import Encoder
+from model.published_weights import (
+    check_names,
+    is_published,
+    load_checked,
+    load_published_weights,
+    without_wrapper_prefix,
+)
 
 # Keys under which training programs keep the weights of the network; the first is this project's own checkpoint.
 _WRAPPERS = ("encoder", "state_dict", "model_state_dict", "model", "net", "weights")

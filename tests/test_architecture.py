@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def test_imports_point_one_way(room):
     assert files
     wrong = {str(path.relative_to(REPOSITORY)): sorted(imports_of(path) & forbidden) for path in files}
     assert {path: names for path, names in wrong.items() if names} == {}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path
+        for room in MAY_IMPORT
+        for path in (REPOSITORY / room).rglob("*.py")
+        if path.name != "__init__.py"  # a package's front door knows its modules
+    }
+    imports = {
+        name: {
+            imported
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
+            for imported in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+            if imported in modules
+        }
+        for name, path in modules.items()
+    }
+    assert sum(map(len, imports.values())) > len(modules)
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 def test_csre_needs_torch_alone():

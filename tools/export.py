@@ -35,7 +35,7 @@ from common.files import user_path, write_atomically
 from common.front_door import run_command
 from engine.predictor import Predictor, load_run
 from graph import get_skeleton
-from model.published import published_state_dict
+from model.published_weights import published_state_dict
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt"}
 TOLERANCE = 1e-4

@@ -11,7 +11,7 @@ from torch.nn import functional
 from graph import get_skeleton, hierarchy_adjacency, joint_hierarchy
 from model import EncoderError, WeightsError, build_encoder, load_published_weights
 from model.hdgcn import EdgeConvolution
-from model.published import published_state_dict
+from model.published_weights import published_state_dict
 from tests.model.draws import assert_normal, assert_uniform
 from tests.model.parity import SKELETONS, Fixture, largest_difference
 

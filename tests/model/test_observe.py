@@ -10,7 +10,7 @@ import torch
 
 from graph import get_skeleton
 from model import EncoderError, build_encoder, list_encoders
-from model.published import load_published_weights
+from model.published_weights import load_published_weights
 from tests.heads.fixtures import close, load, part, rule
 from tests.model.parity import Fixture
 

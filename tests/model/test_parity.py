@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from model import list_encoders, load_published_weights
-from model.published import published_state_dict
+from model.published_weights import published_state_dict
 from tests.model.parity import LABELS, SKELETONS, Fixture, evened, largest_difference, relative_l2
 
 

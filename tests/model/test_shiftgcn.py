@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from graph import get_skeleton
 from model import WeightsError, build_encoder, load_published_weights
-from model.published import published_state_dict
+from model.published_weights import published_state_dict
 from model.shiftgcn import FrameShift, ShiftGraphConvolution
 from tests.model.draws import assert_normal, assert_uniform
 from tests.model.parity import LABELS, Fixture, largest_difference

@@ -9,7 +9,7 @@ from torch import nn
 from graph import get_skeleton, root_partition, with_tips_on_hands
 from model import EncoderError, WeightsError, build_encoder, load_published_weights
 from model.blocks import shared_graph_convolution
-from model.published import published_state_dict
+from model.published_weights import published_state_dict
 from tests.model.draws import assert_normal
 
 PARAMETERS = [37_952, *[49_664] * 3, 181_632, *[197_632] * 2, 723_712, *[788_480] * 2]

@@ -12,7 +12,8 @@ import torch
 
 from graph import get_skeleton
 from model import EncoderError, WeightsError, build_encoder, load_published_weights, load_weights_file
-from model.published import Source, interleave, published_state_dict
+from model.published import Source, interleave
+from model.published_weights import published_state_dict
 from tests.model.test_registry import Flat
 
 FIRST = "l1.gcn1.convs.0.conv1.weight"

@@ -11,7 +11,7 @@ import torch
 
 from engine.predictor import load_run
 from model import list_encoders, load_published_weights, load_weights_file
-from model.published import published_state_dict
+from model.published_weights import published_state_dict
 from tests.model.slim import slim, some_encoders
 from tests.tools.untrained import untrained_run
 from tools import export
