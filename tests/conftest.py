@@ -6,23 +6,17 @@ import os
 import signal
 from pathlib import Path
 
-# Threads that spin while they wait make tests many times slower on a busy machine; read when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What tests compute is too small to share: a second thread makes it slower, here and in the processes that tests start,
+# and `make test` keeps every processor busy anyhow. Read when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what runs in the background with Ctrl-C ignored, and processes inherit that; tests send it on purpose.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
-import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    """Keep timings of the suite comparable between machines; two threads is what the smallest one has."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

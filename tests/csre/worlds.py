@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-SECONDS = 120
+from tests.forking import FORKING
 
-# A server that has imported torch forks each rank in no time; spawning would import it anew in every one.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
+SECONDS = 120
 
 
 def run_world(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -27,9 +25,9 @@ def run_world(ranks: int, function: Callable[..., Any], *arguments: Any) -> list
     The function is a module's; arguments and results are anything that ``torch.save`` takes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        pipes = [_context.Pipe(duplex=False) for _ in range(ranks)]
+        pipes = [FORKING.Pipe(duplex=False) for _ in range(ranks)]
         processes = [
-            _context.Process(
+            FORKING.Process(
                 target=_run_rank,
                 args=(rank, ranks, str(Path(folder) / "store"), ours, function, arguments),
                 daemon=True,
@@ -49,7 +47,7 @@ def run_world(ranks: int, function: Callable[..., Any], *arguments: Any) -> list
     return [value for _, value in results]
 
 
-def _receive(pipe: Connection, process: multiprocessing.process.BaseProcess) -> tuple[str, Any]:
+def _receive(pipe: Connection, process: BaseProcess) -> tuple[str, Any]:
     if not pipe.poll(SECONDS):
         return "error", f"{process.name} answered nothing within {SECONDS} s"
     return torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)

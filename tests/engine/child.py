@@ -1,13 +1,13 @@
 """Runs of the front door in processes of their own, which may be killed: started by `start`, ended by `wait`.
 
-The processes are forked from one that has imported everything, so that a start takes no seconds. An `Accident` happens
-to a process at an event of its run: the feeding of a batch (of a training step or a test) or a write to a checkpoint.
+An `Accident` happens to a process at an event of its run: the feeding of a batch (of a training step or a test) or a
+write to a checkpoint.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -23,14 +23,19 @@ import engine.checkpoint
 import engine.run
 import main
 from feeders.feeder import Feeder
+from tests.forking import FORKING
 
 
 class Accident(NamedTuple):
-    """Signals that a process sends itself at an event, counted from 1 among those of a kind, or among all."""
+    """Signals that a process sends itself at an event, counted from 1 among those of a kind, or among all.
+
+    With `full`, the disk is full from then on: no file can grow.
+    """
 
     event: int
     signals: tuple[int, ...] = (signal.SIGKILL,)
     kind: Literal["train", "test", "checkpoint"] | None = None
+    full: bool = False
 
 
 class Child(NamedTuple):
@@ -48,9 +53,7 @@ class Child(NamedTuple):
 
 def start(words: Sequence[str], printed: Path, accident: Accident | None = None, **environment: str) -> Child:
     """Start `main.py` with these words."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_run, args=(list(words), printed, accident, environment))
+    process = FORKING.Process(target=_run, args=(list(words), printed, accident, environment))
     process.start()
     return Child(process, printed)
 
@@ -103,6 +106,8 @@ def _prepare(accident: Accident) -> None:
             print(f"accident in {kind}")
             for number in accident.signals:
                 os.kill(os.getpid(), number)
+            if accident.full:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     joints = Feeder._joints
 

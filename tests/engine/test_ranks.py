@@ -17,8 +17,9 @@ import torch
 
 from engine.checkpoint import load_checkpoint
 from fusion.scores import load_scores
+from tests.documents import REPOSITORY
 from tests.engine.child import Accident, start_ranks
-from tests.engine.test_faults import REPOSITORY, assert_equal_runs
+from tests.engine.test_faults import assert_equal_runs
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -143,8 +144,15 @@ def test_an_epoch_without_a_step_that_counts_ends_in_all(run):
     assert "all steps of epoch 1 were skipped" in printed[0]
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("moment", ["imports", "training"])
+@pytest.mark.parametrize(
+    ("count", "moment"),
+    [
+        (1, "imports"),
+        (2, "training"),
+        pytest.param(1, "training", marks=pytest.mark.slow),
+        pytest.param(2, "imports", marks=pytest.mark.slow),
+    ],
+)
 def test_no_process_trains_on_without_its_parent(config, tmp_path, count, moment):
     """torchrun killed at once must not leave processes that hold the run folder and the GPUs."""
     words = ["main.py", "--config", str(config), "--name", f"orphans_{count}_{moment}", "--optim.epochs", "9999"]

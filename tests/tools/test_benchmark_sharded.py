@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import pytest
+from torch.multiprocessing import start_processes
 
+from tests.forking import FORKING
+from tools.benchmark import sharded
 from tools.benchmark.command import main
 
 
@@ -30,7 +34,9 @@ def test_the_arithmetic_of_ten_million_rows(results_of):
     assert arithmetic["received_bytes"] == 2 * 64 * (2 * 256 * 4 + 1152 * 12 + 1152 * 12)
 
 
-def test_two_ranks_keep_half_of_the_rows_each(results_of):
+def test_two_ranks_keep_half_of_the_rows_each(results_of, monkeypatch):
+    forked = partial(start_processes, start_method=FORKING.get_start_method())  # spares them the imports
+    monkeypatch.setattr(sharded.processes, "spawn", forked)
     sizes = ["--rows", "601", "--dim", "8", "--branches", "1", "--classes", "3", "--clips", "4"]
     results = results_of(*sizes, "--bank-dtype", "float32", "--ranks", "2", "--steps", "1", "--run")
     assert results["arithmetic"]["rows_bytes"] == 601 * 8 * 4
