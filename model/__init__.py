@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from model.errors import EncoderError, UnknownEncoderError, WeightsError
-from model.registry import build_encoder, list_encoders, register_encoder
+from model.registry import build_encoder, fitting_window, list_encoders, register_encoder
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -35,6 +35,7 @@ __all__ = [
     "UnknownEncoderError",
     "WeightsError",
     "build_encoder",
+    "fitting_window",
     "list_encoders",
     "load_published_weights",
     "load_weights_file",

@@ -59,6 +59,9 @@ class Encoder(nn.Module, ABC):
     """Whether in evaluation the map of a person depends on this person alone, and on its place among the persons in no
     layer but `model.blocks.PersonNorm`. Tests then compute absent persons once (`model/evaluation.py`)."""
 
+    frame_multiple: ClassVar[int] = 1
+    """The window must be a multiple of so many frames."""
+
     label_smoothing: float = 0.0
     """Smoothing of the labels in the cross entropy that the encoder trains with, in [0, 1). Part of its recipe."""
 
@@ -77,6 +80,12 @@ class Encoder(nn.Module, ABC):
         sizes = {"num_classes": num_classes, "num_persons": num_persons, "window": window, "in_channels": in_channels}
         for name, value in sizes.items():
             check_positive(name, value)
+        if window % self.frame_multiple:
+            multiple = self.frame_multiple
+            raise EncoderError(
+                f"window: {type(self).__name__} takes clips of a multiple of {multiple} frames, got {window}; set "
+                f"data.window to {-(-window // multiple) * multiple}"
+            )
         self.skeleton = skeleton
         self.num_classes = num_classes
         self.num_persons = num_persons

@@ -24,6 +24,7 @@ _targets: dict[str, str | type[Encoder]] = {
     "hypergcn": "model.hypergcn:HyperGCN",
     "infogcn": "model.infogcn:InfoGCN",
     "shiftgcn": "model.shiftgcn:ShiftGCN",
+    "skateformer": "model.skateformer:SkateFormer",
     "stgcn": "model.stgcn:STGCN",
     "stgcnpp": "model.stgcnpp:STGCNPP",
     "tacnn": "model.tacnn:TaCNN",
@@ -84,6 +85,12 @@ def option_defaults(name: str) -> dict[str, Any]:
         for parameter in parameters
         if parameter.name not in _COMMON and parameter.default is not inspect.Parameter.empty
     }
+
+
+def fitting_window(name: str, frames: int) -> int:
+    """The shortest window of at least so many frames that the encoder takes. Raises EncoderError as `build_encoder`."""
+    multiple = _find_class(name).frame_multiple
+    return -(-frames // multiple) * multiple
 
 
 def _find_class(name: str) -> type[Encoder]:

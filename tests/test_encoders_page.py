@@ -105,6 +105,13 @@ def test_what_is_said_of_hcn_on_ntu():
     assert (wide.data.window, wide.model.options["hidden"]) == (64, 512)
 
 
+def test_what_is_said_of_narrow_mlps():
+    narrow = CLIPS["nw-ucla"].build("skateformer", **config_of("nw-ucla/skateformer_joint.yaml").model.options)
+    assert f"`mlp_ratio` of 1 that it is trained with on NW-UCLA, SkateFormer has {count_parameters(narrow):,}" in PAGE
+    assert f"{count_macs(narrow):,}, which ours is, too" in PUBLISHED["skateformer"]["why ours differs"]
+    assert config_of("ntu60-xsub/skateformer_joint.yaml").model.options == {}
+
+
 def test_what_is_said_of_the_topology():
     assert "`topology: published`, which the configurations train with" in section(PAGE, "BlockGCN")
     for benchmark in ("nw-ucla", *NTU):

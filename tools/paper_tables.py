@@ -30,6 +30,7 @@ FURTHER = {
     "stgcn": "ST-GCN",
     "stgcnpp": "ST-GCN++",
     "shiftgcn": "Shift-GCN",
+    "skateformer": "SkateFormer",
     "dcgcn": "DC-GCN",
     "hdgcn": "HD-GCN",
     "hypergcn": "Hyper-GCN",

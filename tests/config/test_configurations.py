@@ -135,6 +135,17 @@ def test_another_head_differs_from_its_baseline_as_released(name):
         "infogcn": {"lr": 0.1, "weight_decay": 5e-4, "epochs": 110, "milestones": [90, 100], "batch_size": 128},
         "hdgcn": {"lr": 0.1, "weight_decay": 4e-4, "epochs": 90, "milestones": [], "cosine": 1e-3, "warmup_epochs": 5},
         "hypergcn": {"lr": 0.05, "weight_decay": 4e-4, "epochs": 140, "milestones": [110, 120], "warmup_epochs": 5},
+        "skateformer": {
+            "name": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.1,
+            "epochs": 500,
+            "milestones": [],
+            "cosine": 0.01,
+            "warmup_epochs": 25,
+            "batch_size": 128,
+            "clip_norm": 1.0,
+        },
         "hcn": {"lr": 1e-3, "weight_decay": 1e-4, "epochs": 400, "milestones": [], "decay": 0.99, "clip_norm": 32.0},
     }.items(),
 )

@@ -11,7 +11,7 @@ from engine.schema import RunConfig
 from graph import get_skeleton
 from heads import HeadError, Moment
 from heads.registry import HEADS, build_heads
-from model import build_encoder, list_encoders
+from model import build_encoder, fitting_window, list_encoders
 
 READS = {"fr_head": "stages", "skeleton_gcl": "relations", "acl": "relations"}
 """What a head reads beside the features; it is refused where an encoder shows none."""
@@ -21,7 +21,8 @@ LABELS = torch.tensor([0, 0, 1, 1])
 @pytest.mark.parametrize("name", list_encoders())
 def test_all_heads_that_an_encoder_can_have_train_at_once(name):
     torch.manual_seed(0)
-    encoder = build_encoder(name, skeleton=get_skeleton("nw-ucla"), num_classes=2, num_persons=1, window=16)
+    window = fitting_window(name, 16)
+    encoder = build_encoder(name, skeleton=get_skeleton("nw-ucla"), num_classes=2, num_persons=1, window=window)
     config = RunConfig()
     for head in HEADS:
         alone = RunConfig()
@@ -37,7 +38,7 @@ def test_all_heads_that_an_encoder_can_have_train_at_once(name):
     config.acl.memory = len(LABELS)
     heads = build_heads(vars(config), encoder.train(), LABELS)
     reads = frozenset({"features"}).union(*(head.reads for head in heads.values()))
-    x = torch.randn(len(LABELS), 3, 16, 20, 1)
+    x = torch.randn(len(LABELS), 3, window, 20, 1)
     with torch.autocast("cpu", torch.bfloat16):
         observed = encoder.observe(x, reads=reads)
         logits = encoder.classify(observed.features).float()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,13 @@ class Terms:
     """From our map, persons among the clips, to the one that the file holds."""
 
 
+SKATEFORMER = Terms(
+    options={"drop_path": 0.0, "attention_dropout": 0.0},
+    logits=2e-6,
+    train_logits=2e-6,
+    double=1e-11,
+    gradient=1e-11,
+)
 TERMS = {
     "agcn": Terms(train_logits=2.5e-6),
     "blockgcn": Terms(logits=1e-6, train_logits=1e-4, double=1e-10),
@@ -56,9 +63,11 @@ TERMS = {
     "hyperformer": Terms(logits=1e-6, train_logits=1e-6, double=1e-12),
     "infogcn": Terms(options={"sampling": False}, logits=3e-6, double=1e-12),
     "shiftgcn": Terms(train_logits=2e-5),
+    "skateformer_ntu": SKATEFORMER,
+    "skateformer_ucla": replace(SKATEFORMER, options=SKATEFORMER.options | {"mlp_ratio": 1}),
     "tacnn": Terms(options={"dropout": 0.0}, logits=2e-6, train_logits=2e-6, double=1e-11, ties=True),
 }
-"""Encoders that are not compared on the usual terms."""
+"""Encoders that are not compared on the usual terms; with its graph where an encoder was published in two sizes."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,8 @@ class Fixture:
 
     @property
     def terms(self) -> Terms:
-        return TERMS.get(self.encoder_name, Terms())
+        usual = TERMS.get(self.encoder_name, Terms())
+        return TERMS.get(f"{self.encoder_name}_{self.graph}", usual)
 
     def build(self) -> Encoder:
         """Our encoder with the fixture's sizes and options and freshly initialised weights."""

@@ -10,7 +10,7 @@ import torch
 from model import list_encoders
 from model.evaluation import Evaluation
 from tests.model.parity import largest_difference
-from tests.model.test_every_encoder import WINDOW, build, clips
+from tests.model.test_every_encoder import build, clips
 
 THERE = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]])
 """Which persons the clips show."""
@@ -57,7 +57,7 @@ def test_only_the_persons_that_are_there_are_computed(encoder, monkeypatch):
         evaluation(x, x)
     joints = encoder.skeleton.num_joints
     counts = (1, 1, *THERE.sum(dim=0).tolist() * 2)  # the absent ones once, then those that are there, by place
-    assert seen == [(persons, 3, WINDOW, joints, 1) for persons in counts]
+    assert seen == [(persons, 3, encoder.window, joints, 1) for persons in counts]
 
 
 def test_later_weights_are_not_followed(encoder):

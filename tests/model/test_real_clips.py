@@ -12,7 +12,7 @@ from engine.experiment import build
 from engine.train import forward_backward, update
 from feeders import get_benchmark, open_store
 from heads import Moment
-from model import list_encoders
+from model import fitting_window, list_encoders
 from tests.documents import REPOSITORY
 from tests.model.slim import slim
 
@@ -36,7 +36,13 @@ def store(shared, tmp_path_factory):
 @pytest.mark.parametrize("name", list_encoders())
 def test_the_losses_fall(name, store):
     file = REPOSITORY / "config" / "nw-ucla" / f"{name}_csre_joint.yaml"
-    words = {"data.repeat": 1, "data.window": 16, "optim.batch_size": BATCH, "optim.warmup_epochs": 0, "device": "cpu"}
+    words = {
+        "data.repeat": 1,
+        "data.window": fitting_window(name, 16),
+        "optim.batch_size": BATCH,
+        "optim.warmup_epochs": 0,
+        "device": "cpu",
+    }
     given = [word for key, value in words.items() for word in (f"--{key}", str(value))]
     config = resolve(["--config", str(file), *given]).config
     config = replace(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import list_encoders
+from model import fitting_window, list_encoders
 from tools.benchmark import encoder as benchmark_encoder
 from tools.benchmark import fused as benchmark_fused
 from tools.benchmark import step
@@ -202,4 +202,5 @@ def test_every_encoder_takes_the_clips(benchmark_name):
     clips = CLIPS[benchmark_name]
     for name in list_encoders():
         encoder = clips.build(name)
-        assert example(encoder, 2).shape == (2, 3, clips.window, encoder.skeleton.num_joints, clips.num_persons)
+        frames = fitting_window(name, clips.window)
+        assert example(encoder, 2).shape == (2, 3, frames, encoder.skeleton.num_joints, clips.num_persons)

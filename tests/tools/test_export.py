@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.predictor import load_run
-from model import list_encoders, load_published_weights, load_weights_file
+from model import fitting_window, list_encoders, load_published_weights, load_weights_file
 from model.published_weights import published_state_dict
 from tests.model.slim import slim, some_encoders
 from tests.tools.untrained import untrained_run
@@ -20,7 +20,11 @@ HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript",
 
 
 def make_run(folder, name="ctrgcn", benchmark="demo", **settings):
-    settings = {"model__options": slim(name), "data__benchmark": benchmark, "data__window": 16} | settings
+    settings = {
+        "model__options": slim(name),
+        "data__benchmark": benchmark,
+        "data__window": fitting_window(name, 16),
+    } | settings
     return untrained_run(folder, model__name=name, **settings)
 
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.arguments import count, duration
 from graph import get_skeleton
-from model import Encoder, EncoderError, build_encoder, list_encoders
+from model import Encoder, EncoderError, build_encoder, fitting_window, list_encoders
 from tools.benchmark.memory import peak_bytes
 from tools.benchmark.timing import median_seconds
 
@@ -40,13 +40,13 @@ class Clips:
     window: int
 
     def build(self, encoder: str, window: int | None = None, **options: Any) -> Encoder:
-        """The encoder of that name for such clips."""
+        """The encoder of that name for such clips; where it takes none so short, for the shortest that it takes."""
         return build_encoder(
             encoder,
             skeleton=get_skeleton(self.skeleton),
             num_classes=self.num_classes,
             num_persons=self.num_persons,
-            window=window or self.window,
+            window=window or fitting_window(encoder, self.window),
             **options,
         )
 
@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoders", nargs="+", default=list_encoders(), metavar="NAME", help="or package.module:Class; default: all"
     )
     parser.add_argument("--benchmark", choices=list(CLIPS), default="ntu", help="whose clips; default: %(default)s")
-    parser.add_argument("--window", type=count, help="frames of a clip; default: 64 for ntu, 52 for nw-ucla")
+    parser.add_argument(
+        "--window", type=count, help="frames of a clip; default: 64 for ntu, 52 for nw-ucla or the encoder's next"
+    )
     parser.add_argument("--batch", type=count, default=16, help="clips of a batch; default: %(default)s")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast, matrix product in bfloat16")
     parser.add_argument("--rounds", type=count, default=5, help="turns that each encoder has; medians are reported")
@@ -88,6 +90,7 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
             _try(step, arguments.batch)
             rows[name][f"{what}_peak_bytes"] = standing + peak_bytes(step, device)
 
+    longer = {name: e.window for name, e in encoders.items() if e.window != (arguments.window or clips.window)}
     seconds = median_seconds(steps, arguments.rounds, arguments.seconds)
     rate = 2 * PRODUCT_SIZE[device.type] ** 3 / seconds["product"]
     for name, row in rows.items():
@@ -96,6 +99,8 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
             row[f"{what}_clips_per_second"] = clips_per_second
             row[f"{what}_fraction"] = passes * 2 * row["macs"] * clips_per_second / rate
     _print_table(rows, rate, arguments)
+    for name, window in longer.items():
+        print(f"{name}: clips of {window} frames instead of {clips.window}")
     return {
         "benchmark": arguments.benchmark,
         "window": arguments.window or clips.window,
