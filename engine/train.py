@@ -37,8 +37,6 @@ from model.draws import Draws
 
 LINE = 120
 """Characters of an epoch's line at most."""
-OF_DROPS = 1
-"""What the key of the encoder's random numbers has beyond that of the heads'."""
 AGREEMENT = 4
 """Steps after which several ranks exchange whether one was asked to stop, or a checkpoint has become due."""
 
@@ -159,8 +157,7 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
     """
     undo = _undo_of(run) if run.config.optim.on_non_finite == "skip" else None
     key = (run.config.seed, moment.epoch, moment.step)
-    drops = Draws(_generator(run.device, *key, OF_DROPS), run.ranks.rank, run.ranks.size)
-    run.encoder.begin_step(moment.epoch, run.config.optim.epochs, drops)
+    run.encoder.begin_step(moment.epoch, run.config.optim.epochs, Draws(key, run.device, run.ranks.rank))
     with autocast(run.device, run.config.optim):
         logits, projected, features = run.forward(batch.x, batch.joints)
         per_clip = cross_entropy(

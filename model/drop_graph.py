@@ -50,13 +50,13 @@ class DropGraph(RandomLayer):
     @torch.no_grad()
     def joint_factors(self, x: Tensor) -> Tensor:
         """0 for dropped joints, the scale for the others: (n, V)."""
-        seeds = self._seeds(x, self._activity(x, (1, 3)) / self.reach)
+        seeds = self._seeds(x, self._activity(x, (1, 3)) / self.reach, draw=0)
         return self._scaled((seeds @ self.neighbours.to(seeds.dtype)) == 0, x)
 
     @torch.no_grad()
     def frame_factors(self, x: Tensor) -> Tensor:
         """0 for dropped frames, the scale for the others: (n, T)."""
-        seeds = self._seeds(x, self._activity(x, (1, 2)) / self.block_size)
+        seeds = self._seeds(x, self._activity(x, (1, 2)) / self.block_size, draw=1)
         size = self.block_size
         dropped = torch.max_pool1d(seeds[:, None], size, stride=1, padding=size // 2)[:, 0]
         return self._scaled(dropped == 0, x)
@@ -66,9 +66,9 @@ class DropGraph(RandomLayer):
         activity = x.abs().mean(dim=axes, dtype=torch.promote_types(x.dtype, torch.float32))
         return activity / self._batch_mean(activity)
 
-    def _seeds(self, x: Tensor, relative: Tensor) -> Tensor:
+    def _seeds(self, x: Tensor, relative: Tensor, draw: int) -> Tensor:
         """1 where a drop starts, with probability drop_rate * relative."""
-        return (self.uniform(x, relative.shape[1]) < self.drop_rate * relative).to(relative.dtype)
+        return (self.uniform(x, relative.shape[1], draw) < self.drop_rate * relative).to(relative.dtype)
 
     def _scaled(self, kept: Tensor, x: Tensor) -> Tensor:
         kept = kept.to(torch.promote_types(x.dtype, torch.float32))

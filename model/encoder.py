@@ -153,9 +153,9 @@ class Encoder(nn.Module, ABC):
             epoch: the epoch that it belongs to, from 1, of `epochs`.
             draws: the step's random numbers, for RandomLayers; torch's own dropout does not draw from them.
         """
-        for module in self.modules():
-            if isinstance(module, RandomLayer):
-                module.draws = draws
+        layers = [module for module in self.modules() if isinstance(module, RandomLayer)]
+        for number, layer in enumerate(layers):
+            layer.draws, layer.number = draws, number
 
     def edit_gradients(self) -> None:
         """Change gradients where the recipe says so; most encoders leave them as they are.

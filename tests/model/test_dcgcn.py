@@ -41,7 +41,7 @@ class GivenDraws(Draws):
     def __init__(self, draws) -> None:
         self.left = list(draws)
 
-    def uniform(self, rows, width):
+    def uniform(self, rows, width, layer=0, draw=0):
         numbers = self.left.pop(0)
         return numbers.view(rows, width)
 
@@ -113,7 +113,7 @@ def test_drops_grow_to_the_end_and_topologies_wait_for_the_second_epoch():
     topologies = [block.gcn.topology for block in encoder.blocks.values()]
     assert [drop.drop_rate.item() for drop in drops] == pytest.approx([0.2] * 8)
     for epoch, rate in ((1, 0.0), (2, 0.02), (6, 0.1), (10, 0.18)):
-        encoder.begin_step(epoch, 10, Draws(torch.Generator()))
+        encoder.begin_step(epoch, 10, Draws((0, epoch, 1)))
         assert [drop.drop_rate.item() for drop in drops] == pytest.approx([rate] * 8)
         for parameter in encoder.parameters():
             parameter.grad = torch.ones_like(parameter)
@@ -194,12 +194,6 @@ def test_the_graph_of_nw_ucla_holds_the_root_as_its_own_child():
 def test_number_of_parameters_of_every_block(graph):
     blocks = build(graph, num_persons=1, window=8).blocks.values()
     assert [sum(p.numel() for p in block.parameters()) for block in blocks] == PARAMETERS[graph]
-
-
-def test_a_block_with_drops_compiles_without_graph_breaks():
-    block = build("nw-ucla", num_persons=1, window=8, base_channels=16, keep_rate=0.5).blocks["l8"].train()
-    compiled = torch.compile(block, fullgraph=True, backend="eager")
-    assert compiled(torch.randn(2, 32, 20, 8)).shape == (2, 64, 20, 4)
 
 
 @pytest.mark.parametrize(
