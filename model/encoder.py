@@ -171,6 +171,10 @@ class Encoder(nn.Module, ABC):
         """
         raise EncoderError(f"{type(self).__name__} knows no published weights; it has no table of published names")
 
+    def published_tables(self) -> Sequence[Mapping[str, Source]]:
+        """`published_names`, then those of other codes that publish weights of this encoder."""
+        return [self.published_names()]
+
     def published_aliases(self) -> Mapping[str, str]:
         """Further published names of tensors that are published twice -> the names in `published_names`."""
         return {}

@@ -37,8 +37,8 @@ def load_published_weights(encoder: Encoder, state_dict: Mapping[str, Tensor]) -
     keeps the weights it had. Raises EncoderError when the encoder knows no published weights.
     """
     state = {name: value for name, value in without_wrapper_prefix(state_dict).items() if not _OF_HEAD.match(name)}
-    sources, aliases = encoder.published_names(), encoder.published_aliases()
-    names = {name for source in sources.values() for name in source.names}
+    sources, aliases = published_table(encoder, set(state)), encoder.published_aliases()
+    names = _names(sources)
     check_names(set(state), names | aliases.keys(), "published weights")
     _check_aliases(aliases, state)
     _check_constants(sources, state)
@@ -133,10 +133,22 @@ def _check_constants(sources: Mapping[str, Source], state: Mapping[str, Tensor])
                 )
 
 
+def published_table(encoder: Encoder, names: set[str]) -> Mapping[str, Source]:
+    """That of the encoder's tables of published names which has the most of these names.
+
+    Raises EncoderError when the encoder knows no published weights.
+    """
+    return max(encoder.published_tables(), key=lambda table: len(names & _names(table)))
+
+
+def _names(table: Mapping[str, Source]) -> set[str]:
+    return {name for source in table.values() for name in source.names}
+
+
 def is_published(encoder: Encoder, names: set[str]) -> bool:
     """Whether more of these state-dict names are the published ones than the encoder's own."""
     try:
-        published = {name for source in encoder.published_names().values() for name in source.names}
+        published = _names(published_table(encoder, names))
     except EncoderError:
         return False
     return len(names & published) > len(names & encoder.state_dict().keys())

@@ -21,14 +21,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graph import Skeleton, root_partition
-from model.blocks import PersonNorm, PooledClassifier, TemporalConvolution, residual_path, shared_graph_convolution
+from graph import Skeleton, root_partition, with_tips_on_hands
+from model.blocks import ResidualBlock, TemporalConvolution, shared_graph_convolution
 from model.encoder import COORDINATES, check_positive, check_probability
-from model.published import PublishedModule, Source, joined, published_blocks, same
-from model.ten_blocks import BLOCKS, NormedBlocksEncoder
+from model.published import PublishedModule, Source, joined, same
+from model.ten_blocks import NormedBlocksEncoder
 
 SUBSETS = 3
 KERNEL_FRAMES = 9
+PUBLISHED_LAYERS = {
+    "gcn.conv": "gcn.conv",
+    "gcn.bn": "tcn.0",
+    "tcn.conv": "tcn.2",
+    "tcn.bn": "tcn.3",
+    "residual.conv": "residual.0",
+    "residual.bn": "residual.1",
+}
+"""Layers of a block -> their names in the authors' block."""
 
 
 class STGCN(NormedBlocksEncoder):
@@ -39,6 +48,7 @@ class STGCN(NormedBlocksEncoder):
         in_channels: see Encoder.
         base_channels: channels of l1 to l4; l5-l7 have twice, l8-l10 four times as many.
         dropout: probability with which l2 to l10 drop each number before the residual is added.
+        tips_on_hands: whether the hand tips of NTU hang on the hands, as in PYSKL, and not on the thumbs.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class STGCN(NormedBlocksEncoder):
         in_channels: int = COORDINATES,
         base_channels: int = 64,
         dropout: float = 0.0,
+        tips_on_hands: bool = False,
     ) -> None:
         super().__init__(
             skeleton=skeleton,
@@ -61,17 +72,18 @@ class STGCN(NormedBlocksEncoder):
         )
         check_positive("base_channels", base_channels)
         check_probability("dropout", dropout)
-        adjacency = torch.from_numpy(root_partition(skeleton))
-        self.data_bn = PersonNorm(in_channels, skeleton.num_joints, num_persons=1)
-        channels = in_channels
-        for number, (width, stride) in enumerate(BLOCKS, start=1):
-            out_channels = width * base_channels
-            gcn = WeightedGraphConvolution(channels, out_channels, adjacency)
-            first = number == 1
-            block = Block(gcn, channels, stride, dropout=0.0 if first else dropout, has_residual=not first)
-            self.add_block(block, out_channels, stride)
-            channels = out_channels
-        self.fc = PooledClassifier(channels, num_classes)
+        adjacency = torch.from_numpy(root_partition(with_tips_on_hands(skeleton) if tips_on_hands else skeleton))
+        self.build_ten_blocks(
+            base_channels,
+            lambda in_channels, out_channels: WeightedGraphConvolution(in_channels, out_channels, adjacency),
+            lambda channels, stride: TemporalConvolution(channels, channels, KERNEL_FRAMES, stride),
+            dropout=0.0,
+            persons_share_norm=True,
+        )
+        for name, block in self.blocks.items():
+            if name != "l1":
+                assert isinstance(block, ResidualBlock)
+                block.main_drop = nn.Dropout(dropout)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -84,48 +96,23 @@ class STGCN(NormedBlocksEncoder):
                 nn.init.normal_(layer.weight, 1, 0.02)
 
     def published_names(self) -> dict[str, Source]:
-        kernel = (*self.fc.linear.weight.shape, 1, 1)
         table = same(self.data_bn.norm, "data_bn.norm", "data_bn")
-        table["adjacency"] = Source(("A",), constant=self.get_buffer("blocks.l1.gcn.adjacency"))
+        kernel = (*self.fc.linear.weight.shape, 1, 1)
         table |= joined(self.fc.linear, "fc.linear", ["fcn"], weight_shape=kernel)
-        table |= published_blocks(self.blocks, "st_gcn_networks")
-        importance = {
-            f"blocks.{name}.gcn.importance": Source((f"edge_importance.{number}",))
-            for number, name in enumerate(self.blocks)
-        }
-        return table | importance
-
-
-class Block(PublishedModule):
-    """A graph convolution, a convolution over frames, residual; (n, C_in, V, T) -> (n, C_out, V, ceil(T / stride))."""
-
-    def __init__(
-        self, gcn: WeightedGraphConvolution, in_channels: int, stride: int, *, dropout: float, has_residual: bool
-    ) -> None:
-        super().__init__()
-        channels = gcn.bn.num_features
-        self.gcn = gcn
-        self.tcn = TemporalConvolution(channels, channels, KERNEL_FRAMES, stride)
-        self.dropout = nn.Dropout(dropout)
-        self.residual = residual_path(in_channels, channels, stride) if has_residual else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.dropout(self.tcn(self.gcn(x)))
-        if self.residual is not None:
-            y = y + self.residual(x)
-        return functional.relu(y, inplace=True)
-
-    def published_names(self) -> dict[str, Source]:
-        """Names relative to the published block; the importance is not in it."""
-        table = same(self.gcn.conv, "gcn.conv", "gcn.conv") | same(self.gcn.bn, "gcn.bn", "tcn.0")
-        table |= same(self.tcn.conv, "tcn.conv", "tcn.2") | same(self.tcn.bn, "tcn.bn", "tcn.3")
-        if isinstance(self.residual, TemporalConvolution):
-            table |= same(self.residual.conv, "residual.conv", "residual.0")
-            table |= same(self.residual.bn, "residual.bn", "residual.1")
+        table["adjacency"] = Source(("A",), constant=self.get_buffer("blocks.l1.gcn.adjacency"))
+        for number, (name, block) in enumerate(self.blocks.items()):
+            table[f"blocks.{name}.gcn.importance"] = Source((f"edge_importance.{number}",))
+            layers = dict(block.named_modules())
+            for ours, published in PUBLISHED_LAYERS.items():
+                if ours in layers:
+                    table |= same(layers[ours], f"blocks.{name}.{ours}", f"st_gcn_networks.{number}.{published}")
         return table
 
+    def published_tables(self) -> list[dict[str, Source]]:
+        return [self.published_names(), self.pyskl_names()]
 
-class WeightedGraphConvolution(nn.Module):
+
+class WeightedGraphConvolution(PublishedModule):
     """All subsets of the skeleton's graph, each link with a learned weight; (n, C_in, V, T) -> (n, C_out, V, T).
 
     output = ReLU( BN( Σ_k Σ_v A_k[v, w] E_k[v, w] u_k[v] ) ),  u = 1x1 convolution of x into k * C_out channels
@@ -145,3 +132,8 @@ class WeightedGraphConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixed = shared_graph_convolution(x, self.adjacency * self.importance, self.conv)
         return functional.relu(self.bn(mixed), inplace=True)
+
+    def published_names(self) -> dict[str, Source]:
+        """PYSKL's names, of a block that holds the graph and its weights; the authors' are in STGCN."""
+        table = same(self.conv, "conv", "conv") | same(self.bn, "bn", "bn") | {"importance": Source(("PA",))}
+        return table | {"adjacency": Source(("A",), constant=self.adjacency)}

@@ -17,8 +17,6 @@ Letters: N clips, M persons, n = N * M skeletons, C channels, T frames, V joints
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,7 +25,7 @@ from graph import Skeleton, spatial_partition, with_tips_on_hands
 from model.blocks import TemporalBranches, pointwise, published_down, residual_path, shared_graph_convolution
 from model.encoder import COORDINATES, check_positive, check_probability
 from model.errors import EncoderError
-from model.published import PublishedModule, Source, published_blocks, same
+from model.published import PublishedModule, Source, same
 from model.ten_blocks import NormedBlocksEncoder
 
 SUBSETS = 3
@@ -86,12 +84,7 @@ class STGCNPP(NormedBlocksEncoder):
         nn.init.zeros_(self.fc.linear.bias)
 
     def published_names(self) -> dict[str, Source]:
-        table = same(self.data_bn.norm, "data_bn.norm", "backbone.data_bn")
-        table |= same(self.fc.linear, "fc.linear", "cls_head.fc_cls")
-        for ours, source in published_blocks(self.blocks, "backbone.gcn").items():
-            names = [name.replace(".gcn1.", ".gcn.").replace(".tcn1.", ".tcn.") for name in source.names]
-            table[ours] = replace(source, names=tuple(names))
-        return table
+        return self.pyskl_names()
 
 
 class FreeGraphConvolution(PublishedModule):

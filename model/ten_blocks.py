@@ -1,4 +1,4 @@
-"""The frame that CTR-GCN, 2S-AGCN and HD-GCN share, and in part Hyperformer; from ST-GCN (Yan et al., AAAI 2018).
+"""The frame that ST-GCN (Yan et al., AAAI 2018) gave CTR-GCN, 2S-AGCN, HD-GCN and others, and in part Hyperformer.
 
     block   C_in -> C_out   stride   residual
     l1          3 ->  64      1      none
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -77,6 +78,15 @@ class NormedBlocksEncoder(BlockEncoder):
     def published_names(self) -> dict[str, Source]:
         table = same(self.data_bn.norm, "data_bn.norm", "data_bn") | same(self.fc.linear, "fc.linear", "fc")
         return table | published_blocks(self.blocks)
+
+    def pyskl_names(self) -> dict[str, Source]:
+        """Our names -> those of PYSKL, for encoders that it trains, too."""
+        table = same(self.data_bn.norm, "data_bn.norm", "backbone.data_bn")
+        table |= same(self.fc.linear, "fc.linear", "cls_head.fc_cls")
+        for ours, source in published_blocks(self.blocks, "backbone.gcn").items():
+            names = [name.replace(".gcn1.", ".gcn.").replace(".tcn1.", ".tcn.") for name in source.names]
+            table[ours] = replace(source, names=tuple(names))
+        return table
 
 
 class TenBlockEncoder(NormedBlocksEncoder):

@@ -17,6 +17,7 @@ from model.published_weights import (
     is_published,
     load_checked,
     load_published_weights,
+    published_table,
     without_wrapper_prefix,
 )
 
@@ -53,7 +54,7 @@ def load_weights_file(encoder: Encoder, path: str | Path, fine_tune: bool = Fals
 
 def _keep_classifier(encoder: Encoder, state: dict[str, Tensor], published: bool) -> str:
     """Put the encoder's own classifier in place of one for another number of classes; the words that say so, or ""."""
-    names = encoder.published_names() if published else {}
+    names = published_table(encoder, set(state)) if published else {}
     kept = ""
     for ours, own in encoder.state_dict().items():
         name = names[ours].names[0] if ours in names and names[ours].names else ours

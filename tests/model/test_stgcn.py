@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from graph import get_skeleton, root_partition, with_tips_on_hands
-from model import EncoderError, WeightsError, build_encoder, load_published_weights
+from graph import get_skeleton, root_partition
+from model import EncoderError, WeightsError, build_encoder, load_published_weights, load_weights_file
 from model.blocks import shared_graph_convolution
 from model.published_weights import published_state_dict
 from tests.model.draws import assert_normal
@@ -73,14 +73,80 @@ def test_persons_share_the_statistics_of_the_input(encoder):
 
 def test_dropout_sits_in_all_blocks_but_the_first():
     encoder = build("nw-ucla", 5, 1, 8, base_channels=4, dropout=0.5)
-    assert [block.dropout.p for block in encoder.blocks.values()] == [0, *[0.5] * 9]
+    assert [getattr(block.main_drop, "p", 0) for block in encoder.blocks.values()] == [0, *[0.5] * 9]
     assert not any(isinstance(layer, nn.Dropout) and layer.p for layer in encoder.fc.modules())
 
 
 def test_published_weights_of_another_graph_are_refused():
-    thumbs, hands = build(base_channels=4), build(skeleton=with_tips_on_hands(get_skeleton("ntu")), base_channels=4)
+    thumbs, hands = build(base_channels=4), build(base_channels=4, tips_on_hands=True)
+    sums = hands.blocks["l1"].gcn.adjacency.sum(dim=(1, 2))
+    assert sums.tolist() == pytest.approx([9.11667, 13.13333, 2.75], abs=1e-5)
     with pytest.raises(WeightsError, match=r"^A: not the constant"):
         load_published_weights(hands, published_state_dict(thumbs))
+
+
+def normalisation(name, size):
+    entries = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{entry}": (size,) for entry in entries} | {f"{name}.num_batches_tracked": ()}
+
+
+def shapes_of_pyskl(base, joints, classes):
+    """Names and shapes of a PYSKL checkpoint, and the authors' name for each (None: the graph)."""
+    shapes = normalisation("backbone.data_bn", 3 * joints)
+    theirs = {name: name.removeprefix("backbone.") for name in shapes}
+    for entry, shape in (("weight", (classes, 4 * base)), ("bias", (classes,))):
+        shapes[f"cls_head.fc_cls.{entry}"] = shape
+        theirs[f"cls_head.fc_cls.{entry}"] = f"fcn.{entry}"
+    inputs = 3
+    for i, outputs in enumerate([base] * 4 + [2 * base] * 3 + [4 * base] * 3):
+        layers = {
+            "gcn.conv": ("gcn.conv", (3 * outputs, inputs, 1, 1)),
+            "gcn.bn": ("tcn.0", None),
+            "tcn.conv": ("tcn.2", (outputs, outputs, 9, 1)),
+            "tcn.bn": ("tcn.3", None),
+        }
+        if i in (4, 7):
+            layers |= {"residual.conv": ("residual.0", (outputs, inputs, 1, 1)), "residual.bn": ("residual.1", None)}
+        for layer, (published, kernel) in layers.items():
+            name = f"backbone.gcn.{i}.{layer}"
+            of_layer = normalisation(name, outputs)
+            if kernel is not None:
+                of_layer = {f"{name}.weight": kernel, f"{name}.bias": kernel[:1]}
+            shapes |= of_layer
+            theirs |= {full: full.replace(name, f"st_gcn_networks.{i}.{published}") for full in of_layer}
+        shapes |= {f"backbone.gcn.{i}.gcn.{matrix}": (3, joints, joints) for matrix in ("A", "PA")}
+        theirs |= {f"backbone.gcn.{i}.gcn.A": None, f"backbone.gcn.{i}.gcn.PA": f"edge_importance.{i}"}
+        inputs = outputs
+    return shapes, theirs
+
+
+@pytest.mark.parametrize(("graph", "options"), [("coco", {}), ("ntu", {"tips_on_hands": True})])
+def test_checkpoints_of_pyskl_are_those_of_the_authors_under_other_names(graph, options, tmp_path):
+    encoders = [build(graph, base_channels=4, **options) for _ in range(2)]
+    adjacency = encoders[0].blocks["l1"].gcn.adjacency
+    shapes, theirs = shapes_of_pyskl(4, adjacency.shape[-1], 60)
+    assert len(shapes) == 181
+    generator = torch.Generator().manual_seed(1)
+    state = {
+        name: torch.tensor(3) if name.endswith("tracked") else torch.rand(shape, generator=generator)
+        for name, shape in shapes.items()
+    }
+    state |= {f"backbone.gcn.{i}.gcn.A": adjacency.clone() for i in range(10)}
+    file = tmp_path / "pyskl.pth"
+    torch.save({"meta": {"epoch": 16}, "state_dict": state, "optimizer": {}}, file)
+    assert load_weights_file(encoders[0], file) == "published weights"
+    authors = {theirs[name]: tensor for name, tensor in state.items() if theirs[name] is not None}
+    authors |= {"A": adjacency, "fcn.weight": authors["fcn.weight"][..., None, None]}
+    assert len(authors) == 172
+    load_published_weights(encoders[1], authors)
+    for name, tensor in encoders[1].state_dict().items():
+        assert torch.equal(encoders[0].state_dict()[name], tensor), name
+    assert torch.equal(
+        encoders[0].blocks["l5"].tcn.conv.weight[..., 0, 3], state["backbone.gcn.4.tcn.conv.weight"][:, :, 3, 0]
+    )
+    state["backbone.gcn.9.gcn.A"] = adjacency.mT
+    with pytest.raises(WeightsError, match=r"^backbone\.gcn\.9\.gcn\.A: not the constant"):
+        load_published_weights(encoders[0], state)
 
 
 @pytest.mark.parametrize(
