@@ -16,7 +16,7 @@ from common.allocator import keep_freed_memory
 from common.arguments import Parser
 from common.files import user_path, write_atomically
 from common.front_door import run_command
-from fusion.report import Fit, Report, report_named, report_sets
+from fusion.report import NORMALISED, Fit, Report, report_named, report_sets
 from fusion.scores import ScoresError
 from fusion.weights import EQUAL, PRESETS
 
@@ -42,7 +42,7 @@ def _answer(argv: Sequence[str]) -> None:
 
 
 def _report(options: argparse.Namespace) -> Report:
-    weights = _weights(options.weights)
+    weights, normalise = _weights(options.weights), options.normalise is not None
     if options.scores:
         return report_named(
             _evaluated(options) if options.evaluate else options.scores,
@@ -52,12 +52,13 @@ def _report(options: argparse.Namespace) -> Report:
             labels=options.labels,
             streams=options.streams,
             benchmark=options.benchmark,
+            normalise=normalise,
         )
     useless = [key for key in NEED_SCORES if getattr(options, key) not in (None, False)]
     if useless or not isinstance(weights, str):
         option = useless[0].replace("_", "-") if useless else "weights with numbers"
         raise ScoresError(f"--{option} goes with score files or runs; name some, or omit it for the table of all")
-    return report_sets(options.work_dir, weights, options.fit_on_test_labels)
+    return report_sets(options.work_dir, weights, options.fit_on_test_labels, normalise)
 
 
 def _evaluated(options: argparse.Namespace) -> list[Path]:
@@ -109,6 +110,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=[EQUAL],
         metavar="W",
         help=f"a number for each score file, in their order, or a preset: {', '.join(PRESETS)} (default: {EQUAL})",
+    )
+    add(
+        "--normalise",
+        choices=(NORMALISED,),
+        help="first divide every stream's logits of a clip by their Euclidean norm, as HD-GCN's ensembles do "
+        "(default: raw logits)",
     )
     fits = parser.add_mutually_exclusive_group()
     fits.add_argument(

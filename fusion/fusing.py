@@ -1,8 +1,8 @@
 """Fusing streams: match the clips of several score files by name, and add up their weighted logits.
 
-The fused score of a clip is the sum over the streams of weight times raw logits, without any normalisation; its
-prediction is the first largest. Published scripts pair the rows of files by position, so that files of differently
-ordered runs are fused wrongly in silence; here clips are matched by name, and whatever differs is refused.
+The fused score of a clip is the sum over the streams of weight times logits, raw ones unless `unit_length` has been
+there first; its prediction is the first largest. Published scripts pair the rows of files by position, so that files of
+differently ordered runs are fused wrongly in silence; here clips are matched by name, and whatever differs is refused.
 
 Letters: S streams, n clips, K classes.
 """
@@ -10,7 +10,7 @@ Letters: S streams, n clips, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -31,6 +31,10 @@ class Matched:
     labels: NDArray[np.int64]
     logits: list[NDArray[np.float32]]
     benchmark: str | None
+
+    def normalised(self) -> Matched:
+        """The same clips with logits of length 1."""
+        return replace(self, logits=[unit_length(logits) for logits in self.logits])
 
     @property
     def num_classes(self) -> int:
@@ -99,6 +103,15 @@ def match(streams: Sequence[Scores], labels: Mapping[str, int] | None = None) ->
         logits=[scores.logits[order] for scores, order in zip(streams, rows, strict=True)],
         benchmark=benchmarks[0].benchmark if benchmarks else None,
     )
+
+
+def unit_length(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (n, K) of one stream, each clip's divided by their Euclidean norm; zeros stay.
+
+    A stream of small logits then weighs as much as one of large ones, and a clip as much as another (HD-GCN's fusion).
+    """
+    norms = np.linalg.norm(logits.astype(np.float64), axis=1, keepdims=True)
+    return (logits / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def fuse(logits: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
 """What the command for fusing streams answers: the named score files fused, or a table of all sets under a folder.
 
 Both answer with text and with the same as data, one dictionary for each fusion: `benchmark`, `streams`, `selection`,
-`clips`, `correct`, `top1` and `top5` (%), `weights` (`name`, `values`) and `members` (of each stream its score file
-and what made it), which `tools/record.py` turns into records.
+`clips`, `correct`, `top1` and `top5` (%), `weights` (`name`, which ends in `l2` for normalised logits, and `values`)
+and `members` (of each stream its score file and what made it), which `tools/record.py` turns into records.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ TUNED_NOTE = (
     "WARNING: the tuned weights were chosen on the very labels that they are judged by: the figure is biased upwards "
     "and serves only to compare with tables made in the same way"
 )
+NORMALISED = "l2"
+NORMALISED_NOTE = f"{NORMALISED}: every stream's logits of a clip are divided by their Euclidean norm first"
 LIMIT = 3  # incomplete sets that an error message names
 
 
@@ -63,6 +65,7 @@ def report_named(
     labels: Path | None = None,
     streams: Sequence[str] | None = None,
     benchmark: str | None = None,
+    normalise: bool = False,
 ) -> Report:
     """Fuse the named score files, or those of the named folders of runs.
 
@@ -73,6 +76,7 @@ def report_named(
         labels: npz of names and labels, for score files that carry none.
         streams: the stream of each of the paths, for score files that do not say.
         benchmark: likewise, for presets.
+        normalise: whether every stream's logits of a clip are divided by their Euclidean norm before they are added.
 
     Raises:
         ScoresError: whatever cannot be read, does not match, or is not defined.
@@ -82,6 +86,9 @@ def report_named(
     if benchmark and matched.benchmark and benchmark != matched.benchmark:
         raise ScoresError(f"--benchmark {benchmark}: the score files are of {matched.benchmark}; omit it")
     benchmark = matched.benchmark or benchmark
+    if normalise:
+        matched = matched.normalised()
+        notes.append(NORMALISED_NOTE)
 
     lines = [f"{f'{benchmark}: ' if benchmark else ''}{len(matched.names)} clips, {matched.num_classes} classes"]
     lines.append(f"{'':16}{'top-1 %':>9}{'correct':>9}{'top-5 %':>9}{'in top 5':>9}")
@@ -94,26 +101,29 @@ def report_named(
         label = weights if isinstance(weights, str) else "given"
         if isinstance(weights, str):
             weights = preset_weights(weights, [scores.stream for scores in loaded], benchmark)
-        tally = _fused(matched, weights)
+        tally, label = _fused(matched, weights), _named(label, normalise)
         lines.append(_line("fused", tally, f"weights {_numbers(weights)} ({label})"))
         fusions.append(_as_data(matched, loaded, tally, label, weights, benchmark))
     if fit is not None and fit.on_test_labels:
         tuned = fit_on_test_labels(matched, fit.seed)
-        tally = _fused(matched, tuned)
-        lines += [_line("fused, tuned", tally, f"weights {_numbers(tuned)} ({TUNED})"), TUNED_NOTE]
-        fusions.append(_as_data(matched, loaded, tally, TUNED, tuned, benchmark))
+        tally, label = _fused(matched, tuned), _named(TUNED, normalise)
+        lines += [_line("fused, tuned", tally, f"weights {_numbers(tuned)} ({label})"), TUNED_NOTE]
+        fusions.append(_as_data(matched, loaded, tally, label, tuned, benchmark))
     elif fit is not None:
         lines += _held_out(matched, fit)
     return Report("\n".join([*lines, *notes, *_notes(loaded)]), fusions)
 
 
-def report_sets(work_dir: Path, preset: str = EQUAL, tune_on_test_labels: bool = False) -> Report:
+def report_sets(
+    work_dir: Path, preset: str = EQUAL, tune_on_test_labels: bool = False, normalise: bool = False
+) -> Report:
     """The table J, B, JM, BM, 2S, 4S of every complete set of streams under a folder, and what is incomplete.
 
     Args:
         work_dir: the runs' folder.
         preset: name of the weights.
         tune_on_test_labels: two columns more, with weights that are chosen on the labels which judge them.
+        normalise: as in `report_named`.
 
     Raises:
         ScoresError: no such folder, no complete set in it, an unknown preset.
@@ -130,7 +140,7 @@ def report_sets(work_dir: Path, preset: str = EQUAL, tune_on_test_labels: bool =
             continue
         try:
             loaded = found.load()
-            matched = match(loaded)
+            matched = match(loaded).normalised() if normalise else match(loaded)
         except ScoresError as error:
             problems.append(f"{_title(found)}: {error}")
             continue
@@ -146,17 +156,25 @@ def report_sets(work_dir: Path, preset: str = EQUAL, tune_on_test_labels: bool =
                     continue
                 tally = _fused(part, weights)
                 cells.append(_percent(tally))
-                fusions.append(_as_data(part, loaded[: len(streams)], tally, label, weights, matched.benchmark))
+                name = _named(label, normalise)
+                fusions.append(_as_data(part, loaded[: len(streams)], tally, name, weights, matched.benchmark))
                 if label != TUNED:
-                    notes[f"{fusion} on {matched.benchmark}: weights {_numbers(weights)} ({label})"] = None
+                    notes[f"{fusion} on {matched.benchmark}: weights {_numbers(weights)} ({name})"] = None
         rows.append([found.benchmark, found.title, found.runs, found.selection, str(len(matched.names)), *cells])
     if len(rows) == 1:
         more = f"; and {len(problems) - LIMIT} more" if len(problems) > LIMIT else ""
         raise ScoresError(f"{work_dir}: no complete set of streams; {'; '.join(problems[:LIMIT])}{more}")
     lines = ["top-1 accuracy in %; 2S = J + B, 4S = J + B + JM + BM", *_aligned(rows), *notes, BEST_NOTE]
+    if normalise:
+        lines.append(NORMALISED_NOTE)
     if tune_on_test_labels:
         lines.append(TUNED_NOTE)
     return Report("\n".join([*lines, *(f"skipped: {problem}" for problem in problems)]), fusions)
+
+
+def _named(label: str, normalise: bool) -> str:
+    """How a fusion's weights are named, in the text and in records: they are others for other logits."""
+    return f"{label} {NORMALISED}" if normalise else label
 
 
 def _weights(matched: Matched, label: str, streams: Sequence[str]) -> list[float]:

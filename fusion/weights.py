@@ -51,6 +51,11 @@ _PRESETS = (
     _Preset("ctrgcn", {_J: 0.6, _B: 0.6, _JM: 0.4}),
     _Preset("ctrgcn", _four(0.6, 0.6, 0.4, 0.4)),
     *(
+        _Preset(name, weights)
+        for name in ("hypergcn", "hypergcn_large")
+        for weights in ({_J: 1, _B: 1}, {_J: 0.6, _B: 0.6, _JM: 0.4})
+    ),
+    *(
         _Preset(name, _four(*weights), benchmark.name)
         for benchmark in BENCHMARKS.values()
         for name, weights in benchmark.fusion_weights.items()

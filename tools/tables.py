@@ -30,6 +30,7 @@ from common.arguments import Parser
 from common.errors import UserError
 from common.files import user_path
 from common.front_door import run_command
+from fusion.report import NORMALISED
 from fusion.weights import EQUAL
 from tools.paper_tables import (
     ENCODERS,
@@ -101,7 +102,7 @@ def runs_table(records: Iterable[Record]) -> Table:
             values = [[r["top1"] for r in members if r["selection"] == which] for which in ("last", "best")]
             title, kind = f"{title}, weights {command}", f"{len(first['streams'])}S"
             folders = [f"work_dir/{benchmark}/{member['run']}" for member in first["members"]]
-            command = " ".join(["python ensemble.py", *folders])
+            command = " ".join(["python ensemble.py", *folders, *_fusion_words(first["weights"])])
         else:
             values = [[record[which]["top1"] for record in members] for which in ("last", "best")]
             precision = ", ".join(dict.fromkeys(map(_precision, members)))
@@ -113,6 +114,12 @@ def runs_table(records: Iterable[Record]) -> Table:
         cells = [*map(spread, (*values, held_out)), f"{paper:.1f}" if paper else "", seeds, precision, command]
         rows.append([benchmark_title(benchmark), title, streams.replace("_", " "), str(epochs), *cells])
     return rows
+
+
+def _fusion_words(weights: dict[str, Any]) -> list[str]:
+    """What says on the command line how streams are fused; nothing for equal weights of raw logits."""
+    words = [] if len(set(weights["values"])) == 1 else ["--weights", *(f"{value:g}" for value in weights["values"])]
+    return [*words, "--normalise", NORMALISED] if weights["name"].endswith(f" {NORMALISED}") else words
 
 
 def _sweep_words(command: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from feeders.benchmarks.benchmark import Benchmark, SplitRule
 from feeders.choices import SecondPerson
@@ -35,10 +35,10 @@ def _ntu(
     title: str,
     split: SplitRule,
     clips: tuple[int, int],
-    frhead: tuple[float, float, float, float],
+    fusion_weights: Mapping[str, tuple[float, float, float, float]],
 ) -> Benchmark:
-    """A protocol of NTU RGB+D; `clips` are the numbers of usable training and test clips, `frhead` FR-Head's weights of
-    the four streams."""
+    """A protocol of NTU RGB+D; `clips` are the numbers of usable training and test clips, `fusion_weights` those that
+    are not the same in all protocols."""
     facts = DATASETS[dataset]
     return Benchmark(
         name=f"{dataset}-{protocol}",
@@ -57,9 +57,9 @@ def _ntu(
         clips_per_class=_usable_per_class(dataset),
         missing=facts.missing,
         fusion_weights={
-            "frhead": frhead,
             "hyperformer": (0.4, 0.6, 0.2, 0.2),
             "blockgcn": (0.6, 0.7, 0.35, 0.2),
+            **fusion_weights,
         },
         dataset=dataset,
         protocol=protocol,
@@ -83,7 +83,11 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 60, half of the subjects against the others",
         SplitRule("subject", _NTU60_TRAINERS, frozenset(range(1, 41)) - _NTU60_TRAINERS),
         clips=(40_091, 16_487),
-        frhead=(2, 2, 1, 1),
+        fusion_weights={
+            "frhead": (2, 2, 1, 1),
+            "hypergcn": (1, 1.4, 1.1, 0.3),
+            "hypergcn_large": (1, 1.4, 1, 0.5),
+        },
     ),
     _ntu(
         "ntu60",
@@ -91,7 +95,11 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 60, cameras 2 and 3 against camera 1",
         SplitRule("camera", train=frozenset({2, 3}), test=frozenset({1})),
         clips=(37_646, 18_932),
-        frhead=(0.6, 0.6, 0.4, 0.4),
+        fusion_weights={
+            "frhead": (0.6, 0.6, 0.4, 0.4),
+            "hypergcn": (1, 1.4, 1.1, 0.6),
+            "hypergcn_large": (1, 1.4, 1, 0.5),
+        },
     ),
     _ntu(
         "ntu120",
@@ -99,7 +107,11 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 120, half of the subjects against the others",
         SplitRule("subject", _NTU120_TRAINERS, frozenset(range(1, 107)) - _NTU120_TRAINERS),
         clips=(63_026, 50_919),
-        frhead=(0.6, 0.75, 0.3, 0.15),
+        fusion_weights={
+            "frhead": (0.6, 0.75, 0.3, 0.15),
+            "hypergcn": (1, 1.5, 0.7, 0.3),
+            "hypergcn_large": (1, 1.5, 0.7, 0.3),
+        },
     ),
     _ntu(
         "ntu120",
@@ -107,7 +119,11 @@ NTU_PROTOCOLS = (
         "NTU RGB+D 120, even set-ups against odd ones",
         SplitRule("setup", train=frozenset(range(2, 33, 2)), test=frozenset(range(1, 33, 2))),
         clips=(54_468, 59_477),
-        frhead=(0.6, 0.75, 0.3, 0.15),
+        fusion_weights={
+            "frhead": (0.6, 0.75, 0.3, 0.15),
+            "hypergcn": (1, 1.5, 0.7, 0.3),
+            "hypergcn_large": (1, 1.5, 0.6, 0.6),
+        },
     ),
 )
 

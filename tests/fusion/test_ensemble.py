@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fusion.scores import load_scores, save_scores
 from tests.fusion.runs import CLIPS, STREAMS, logits_with, numbers_of, write_run, write_set
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -105,7 +107,7 @@ def test_refusals_of_published_scores(refused, reference):
     assert "did you mean 'hyperformer'" in refused(*with_labels, "--weights", "hyperfromer")
     assert "numbers or one preset" in refused("--labels", labels, "--weights", "ctrgcn", *files)
     assert "add --benchmark" in refused(*with_labels, "--weights", "frhead")
-    assert "defined there are equal, agcn, ctrgcn, infogcn" in refused(
+    assert "defined there are equal, agcn, ctrgcn, hypergcn, hypergcn_large, infogcn" in refused(
         *files[:2], "--labels", labels, "--weights", "frhead", "--benchmark", "nw-ucla"
     )
     assert "did you mean 'bone'" in refused(*with_labels, "--streams", "joint", "bnoe", "joint_motion", "bone_motion")
@@ -164,6 +166,29 @@ def test_one_stream_twice_is_pointed_out(run, tmp_path):
     assert outcome.code == 0
     assert "are of one stream, joint\n" in outcome.out
     assert "are of one stream, joint, with the same logits" in run(first, first).out
+
+
+def test_normalised_logits_are_fused_as_numpy_adds_them(run, tmp_path):
+    """Two streams, of which the raw logits of the first alone decide."""
+    rng, labels = np.random.default_rng(0), np.zeros(20, np.int64)
+    logits = [(scale * (rng.standard_normal((20, 12)) + np.eye(12)[0])).astype("f4") for scale in (100, 1)]
+    folders = [write_run(tmp_path, stream) for stream in STREAMS[:2]]
+    for folder, of_stream in zip(folders, logits, strict=True):
+        file = folder / "scores_last.npz"
+        save_scores(file, replace(load_scores(file), logits=of_stream))
+    raw = run(*folders)
+    assert numbers_of(raw.out, "fused")[0] == np.sum((logits[0] + logits[1]).argmax(1) == labels)
+    lengths = [np.linalg.norm(of_stream, axis=1, keepdims=True) for of_stream in logits]
+    for weights in ([1, 1], [0.5, 2]):
+        added = sum(w * of_stream / length for w, of_stream, length in zip(weights, logits, lengths, strict=True))
+        outcome = run(*folders, "--normalise", "l2", "--weights", *weights, "--output", tmp_path / "fused.json")
+        assert numbers_of(outcome.out, "fused")[0] == np.sum(added.argmax(1) == labels)
+        assert numbers_of(outcome.out, "bone") == numbers_of(raw.out, "bone")
+    assert "weights 0.5 2 (given l2)" in outcome.out
+    assert "l2: every stream's logits of a clip are divided by their Euclidean norm first" in outcome.out
+    (fusion,) = json.loads((tmp_path / "fused.json").read_text())
+    assert fusion["weights"] == {"name": "given l2", "values": [0.5, 2]}
+    assert numbers_of(outcome.out, "fused") != numbers_of(raw.out, "fused")
 
 
 def test_mixed_epochs_are_pointed_out(run, tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fusion.fusing import count_correct, fuse, match
+from fusion.fusing import count_correct, fuse, match, unit_length
 from fusion.scores import Scores, ScoresError, load_labels, load_scores
 from fusion.weights import BOX, PRESETS, _folds, _search, fit_held_out, fit_on_test_labels, preset_weights
 
@@ -70,6 +70,25 @@ def test_presets_are_those_of_the_reference(reference):
     for name in ("hyperformer", "blockgcn"):
         assert preset_weights(name, STREAMS, "ntu120-xset") == expected[f"4S_{name}_ntu"]["weights"]
         assert preset_weights(name, STREAMS, "nw-ucla") == expected[f"4S_{name}_ucla"]["weights"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "base", "large"),
+    [
+        ("ntu60-xsub", [1, 1.4, 1.1, 0.3], [1, 1.4, 1, 0.5]),
+        ("ntu60-xview", [1, 1.4, 1.1, 0.6], [1, 1.4, 1, 0.5]),
+        ("ntu120-xsub", [1, 1.5, 0.7, 0.3], [1, 1.5, 0.7, 0.3]),
+        ("ntu120-xset", [1, 1.5, 0.7, 0.3], [1, 1.5, 0.6, 0.6]),
+    ],
+)
+def test_presets_of_hyper_gcn(benchmark, base, large):
+    assert preset_weights("hypergcn", STREAMS, benchmark) == base
+    assert preset_weights("hypergcn_large", STREAMS, benchmark) == large
+    for name in ("hypergcn", "hypergcn_large"):
+        assert preset_weights(name, (B, J)) == [1, 1]
+        assert preset_weights(name, STREAMS[:3]) == [0.6, 0.6, 0.4]
+        with pytest.raises(ScoresError, match=r"not defined for 4 streams .* on nw-ucla"):
+            preset_weights(name, STREAMS, "nw-ucla")
 
 
 # Matching
@@ -203,7 +222,12 @@ def test_presets(name, streams, benchmark, weights):
             "nw-ucla",
             "4 streams .* on nw-ucla; defined there are equal, ctrgcn, frhead, hyperformer, blockgcn",
         ),
-        ("frhead", (J, B), "nw-ucla", "2 streams .*; defined there are equal, agcn, ctrgcn, infogcn"),
+        (
+            "frhead",
+            (J, B),
+            "nw-ucla",
+            r"2 streams .*; .* equal, agcn, ctrgcn, hypergcn, hypergcn_large, infogcn",
+        ),
         ("ctrgcn", (J, JM), None, r"2 streams \(joint, joint_motion\); defined there are equal, infogcn"),
         ("blockgcn", STREAMS, "demo", "on demo; defined there are equal, ctrgcn, infogcn"),
         ("blockgcn", STREAMS, None, "differs between benchmarks; add --benchmark .*ntu60-xsub.*nw-ucla"),
@@ -216,7 +240,8 @@ def test_presets_that_are_not_defined(name, streams, benchmark, message):
 
 
 def test_preset_names():
-    assert set(PRESETS) == {"equal", "agcn", "ctrgcn", "frhead", "hyperformer", "blockgcn", "infogcn"}
+    published = {"agcn", "ctrgcn", "frhead", "hyperformer", "blockgcn", "infogcn", "hypergcn", "hypergcn_large"}
+    assert set(PRESETS) == {"equal"} | published
 
 
 # Fitting
@@ -332,3 +357,9 @@ def test_search_counts_as_fusing_does():
         for index in range(0, len(candidates), 50):
             counted = [accuracy_with(matched, candidates[index], fold_of == fold) for fold in range(4)]
             assert hits[:, index].tolist() == counted
+
+
+def test_normalised_logits_have_length_1_and_zeros_stay():
+    logits = np.array([[3, -4], [0, 0], [1e-30, 0], [2e30, 0]], np.float32)
+    assert unit_length(logits).tolist() == [[pytest.approx(0.6), pytest.approx(-0.8)], [0, 0], [1, 0], [1, 0]]
+    assert unit_length(logits).dtype == np.float32

@@ -214,6 +214,12 @@ def test_fused_runs_are_recorded_with_their_members(record, tmp_path):
         ("hcn_csre_joint_s3", 3),
         ("hcn_csre_bone_s3", 3),
     ]
+    assert ensemble.main([*map(str, folders), "--output", str(fused), "--normalise", "l2"]) == 0
+    made = next(made for made in record(fused) if "l2" in made["name"])
+    assert (made["name"], made["weights"]) == (
+        "hcn_csre_s3_2s_equal_l2_last",
+        {"name": "equal l2", "values": [1, 1]},
+    )
 
 
 def test_wall_time_skips_the_pause_before_a_resumption(tmp_path):

@@ -90,7 +90,7 @@ def test_ablations_are_told_apart_by_their_settings():
 def test_fused_runs_count_if_all_their_members_are_of_the_recipe():
     joint, bone, short = run(1), run(1, stream="bone"), run(1, stream="bone", **{"optim.epochs": 7})
 
-    def fused(second, name="equal"):
+    def fused(second, name="equal", values=(1, 1)):
         return {
             "kind": "ensemble",
             **{key: joint[key] for key in ("benchmark", "encoder", "heads", "seed")},
@@ -98,7 +98,7 @@ def test_fused_runs_count_if_all_their_members_are_of_the_recipe():
             "streams": ["joint", "bone"],
             "selection": "last",
             "top1": 95.0,
-            "weights": {"name": name, "values": [1, 1]},
+            "weights": {"name": name, "values": [*values]},
             "members": [{"run": joint["name"]}, {"run": second["name"]}],
         }
 
@@ -106,7 +106,12 @@ def test_fused_runs_count_if_all_their_members_are_of_the_recipe():
     assert find([joint, bone, fused(bone)], query)[0] == [95.0]
     assert find([joint, bone, short, fused(short)], query)[0] == []
     assert find([joint, bone, fused(bone, "tuned on test labels")], query)[0] == []
-    assert row_of(runs_table([joint, bone, fused(bone)]), run="CTR-GCN, weights equal")["last"] == "95.00"
+    row = row_of(runs_table([joint, bone, fused(bone)]), run="CTR-GCN, weights equal")
+    assert (row["last"], row["command"].count("--")) == ("95.00", 0)
+    assert find([joint, bone, fused(bone, "equal l2")], query)[0] == []
+    normalised = runs_table([fused(bone, "given l2", (0.5, 2))])
+    command = row_of(normalised, run="CTR-GCN, weights given l2")["command"]
+    assert command.endswith(f"/{bone['name']} --weights 0.5 2 --normalise l2")
 
 
 @pytest.mark.parametrize("number", "12345678")
