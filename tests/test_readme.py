@@ -72,6 +72,7 @@ def test_every_flag_that_is_named_exists(capsys):
         "--evaluate",
         "--output",
         "--labels",
+        "--normalise",
         "--streams",
         "--work_dir",
     }
