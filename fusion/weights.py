@@ -53,7 +53,7 @@ _PRESETS = (
     *(
         _Preset(name, weights)
         for name in ("hypergcn", "hypergcn_large")
-        for weights in ({_J: 1, _B: 1}, {_J: 0.6, _B: 0.6, _JM: 0.4})
+        for weights in ({_J: 1.0, _B: 1.0}, {_J: 0.6, _B: 0.6, _JM: 0.4})
     ),
     *(
         _Preset(name, _four(*weights), benchmark.name)

@@ -28,12 +28,12 @@ from engine.predictor import Predictor, load_run
 from feeders import STREAMS, VARIANTS, Benchmark, ClipBatch, Feeder, PackedStore, get_benchmark, open_store
 from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip
 from fusion.scores import load_scores
-from graph import Skeleton, get_skeleton
+from graph import get_skeleton
 from tools.explain import contributions, load_csre
 from tools.skeleton_drawing import WRITERS, Panel, ShowError, write
 
 VIEWS = {"raw": "as recorded", "test": "as tested", "train": "as trained (augmented)"}
-BENCHMARK_BY_JOINTS = {25: "ntu60-xsub", 20: "nw-ucla"}
+BENCHMARK_BY_JOINTS = {25: "ntu60-xsub", 20: "nw-ucla", 17: "demo-2d"}
 """Whose transforms a file gets that comes without --benchmark."""
 ARROW = 0.15
 """Length of the largest motion, as a share of the body's extent."""
@@ -89,16 +89,18 @@ def view_of(
     """A clip as recorded (`raw`), or as the feeder gives it to the encoder in a `test` or in training (`train`).
 
     The bone stream is drawn as it is, all bones from one point; motion as lines at the joints, lengthened to be seen.
+    2-D clips are drawn flat, as in the image.
 
     Raises:
         feeders.DataError: the clip does not fit the benchmark.
     """
     store = pack_clips([clip.coordinates], [clip.name], benchmark, "train" if view == "train" else "test")
-    skeleton, title = get_skeleton(benchmark.skeleton), f"{clip.name}, {VIEWS[view]}"
+    title = f"{clip.name}, {VIEWS[view]}"
     if view == "raw":
-        return Panel(title, clip.coordinates, skeleton)
+        positions, sureness = _as_seen(clip.coordinates, benchmark)
+        return Panel(title, positions, get_skeleton(benchmark.skeleton), sureness=sureness)
     feeder = Feeder(store, benchmark, view, stream=stream, variant=variant, seed=seed)  # type: ignore[arg-type]
-    return _panel_of_batch(title, feeder.feed(torch.tensor([0]), epoch=0), skeleton, stream)
+    return _panel_of_batch(title, feeder.feed(torch.tensor([0]), epoch=0), benchmark, stream)
 
 
 def panel_of_run(clip: Clip, predictor: Predictor, explain: str | None = None) -> Panel:
@@ -110,8 +112,8 @@ def panel_of_run(clip: Clip, predictor: Predictor, explain: str | None = None) -
     """
     ((name, probability),) = predictor.predict(clip.coordinates, top=1)
     title = f"{clip.name}, predicted: {name} ({100 * probability:.0f} %)"
-    skeleton, stream = get_skeleton(predictor.benchmark.skeleton), predictor.settings["data.stream"]
-    panel = _panel_of_batch(title, predictor.batch([clip.coordinates]), skeleton, stream)
+    batch, stream = predictor.batch([clip.coordinates]), predictor.settings["data.stream"]
+    panel = _panel_of_batch(title, batch, predictor.benchmark, stream)
     if explain is None:
         return panel
     label = _find(explain, predictor.class_names, "--explain")
@@ -145,16 +147,29 @@ def confused_pair(run: Path) -> list[str]:
     return [scores.names[row] for row in (wrong, *right)]
 
 
-def _panel_of_batch(title: str, batch: ClipBatch, skeleton: Skeleton, stream: str) -> Panel:
-    joints, x = (tensor[0].permute(1, 3, 2, 0).numpy() for tensor in (batch.joints, batch.x))
+def _panel_of_batch(title: str, batch: ClipBatch, benchmark: Benchmark, stream: str) -> Panel:
+    skeleton = get_skeleton(benchmark.skeleton)
+    (joints, of_joints), (x, of_x) = (
+        _as_seen(tensor[0].permute(1, 3, 2, 0).numpy(), benchmark) for tensor in (batch.joints, batch.x)
+    )
     if stream == "joint":
-        return Panel(title, x, skeleton)
+        return Panel(title, x, skeleton, sureness=of_x)
     title += f", {stream.replace('_', ' ')}"
     if stream == "bone":
-        return Panel(title, x, skeleton, arrows=-x, lines=False)
+        return Panel(title, x, skeleton, arrows=-x, lines=False, sureness=of_x)
     largest = np.linalg.norm(x, axis=-1).max() or 1.0
     extent = np.ptp(joints[joints.any(axis=(2, 3))], axis=(0, 1)).max()
-    return Panel(title, joints, skeleton, arrows=x * (ARROW * extent / largest))
+    return Panel(title, joints, skeleton, arrows=x * (ARROW * extent / largest), sureness=of_joints)
+
+
+def _as_seen(points: np.ndarray, benchmark: Benchmark) -> tuple[np.ndarray, np.ndarray | None]:
+    """Points (..., 3) as panels show them, and how sure they are.
+
+    Those of 2-D clips lie in one plane; in the image x grows to the right and y downwards, in panels the other way.
+    """
+    if benchmark.transforms != "2d":
+        return points, None
+    return points * np.array([-1, -1, 0], points.dtype), points[..., 2].clip(0, 1)
 
 
 def _guess(clip: Clip) -> Benchmark:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from common.colours import AMBER, BLUE, GREEN, ORANGE, SKY
 from common.errors import UserError
@@ -45,7 +45,8 @@ class Panel:
     """One clip as it is shown.
 
     positions: (T, M, V, 3); a person who is zero in a frame is absent. arrows: (T, M, V, 3), drawn from the positions.
-    lines: whether bones are drawn. joint_weights: (V,) and frame_weights: (T,), 0 to 1, or None; note: what they are.
+    lines: whether bones are drawn. sureness: (T, M, V), 0 to 1, fades joints that were not seen well; None: no joint
+    is. joint_weights: (V,) and frame_weights: (T,), 0 to 1, or None; note: what they are.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Panel:
     skeleton: Skeleton
     arrows: np.ndarray | None = None
     lines: bool = True
+    sureness: np.ndarray | None = None
     joint_weights: np.ndarray | None = None
     frame_weights: np.ndarray | None = None
     note: str = ""
@@ -129,6 +131,7 @@ def _as_json(panel: Panel) -> dict[str, object]:
         "lines": panel.lines,
         "frames": frames,
         "arrows": rounded(panel.arrows),
+        "sureness": rounded(panel.sureness),
         "joint_weights": rounded(panel.joint_weights),
         "frame_weights": rounded(panel.frame_weights),
     }
@@ -197,13 +200,14 @@ def _picture(panel: Panel, frame: int, title: str) -> Image.Image:
         positions = panel.positions[frame, person]
         points = panel.project(positions, size)
         colours = [COLOURS[side][min(int(person), 1)] for side in panel.sides]
+        sure = np.ones(len(points)) if panel.sureness is None else panel.sureness[frame, person]
 
-        def line(start: np.ndarray, end: np.ndarray, colour: str, width: int) -> None:
+        def line(start: np.ndarray, end: np.ndarray, colour: str | tuple[int, int, int], width: int) -> None:
             draw.line([*start, *end], fill=colour, width=width * FINER)
 
         if panel.lines:
             for child, parent in panel.skeleton.edges:
-                line(points[child], points[parent], colours[child], 3)
+                line(points[child], points[parent], faded(colours[child], min(sure[child], sure[parent])), 3)
         if panel.arrows is not None:
             tips = panel.project(positions + panel.arrows[frame, person], size)
             for start, tip, colour in zip(points, tips, colours, strict=True):
@@ -211,7 +215,7 @@ def _picture(panel: Panel, frame: int, title: str) -> Image.Image:
         for joint, (x, y) in enumerate(points):
             weight = 0.0 if panel.joint_weights is None else float(panel.joint_weights[joint])
             radius = (3 + 6 * weight) * FINER
-            fill = colours[joint] if panel.joint_weights is None else heat(weight)
+            fill = faded(colours[joint], sure[joint]) if panel.joint_weights is None else heat(weight)
             draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=fill)
     sheet = Image.new("RGB", (SIDE, SIDE + TITLE), "white")
     sheet.paste(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, TITLE))
@@ -227,6 +231,12 @@ def _write_title(sheet: Image.Image, title: str) -> None:
     while size > 8 and draw.textlength(title, ImageFont.load_default(size)) > SIDE - 12:
         size -= 1
     draw.text((6, 4), title, fill="black", font=ImageFont.load_default(size))
+
+
+def faded(colour: str, sureness: float) -> tuple[int, int, int]:
+    """From white to the colour for 0 to 1."""
+    red, green, blue = (255 + (np.array(ImageColor.getrgb(colour)) - 255) * sureness).astype(int).tolist()
+    return red, green, blue
 
 
 def heat(weight: float) -> tuple[int, int, int]:

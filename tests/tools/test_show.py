@@ -16,7 +16,7 @@ from common.colours import BLUE, ORANGE
 from csre import CSRE
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.predictor import load_run
-from feeders import Feeder, get_benchmark
+from feeders import Feeder, get_benchmark, open_store
 from feeders.demo.generator import generate_demo
 from fusion.scores import Scores, save_scores
 from graph import get_skeleton
@@ -111,6 +111,41 @@ def test_training_view_is_augmented(store):
         for view, seed in (("test", 0), ("train", 1), ("train", 2))
     ]
     assert all(not np.allclose(one, other) for one, other in zip(views, views[1:] + views[:1], strict=True))
+
+
+@pytest.mark.parametrize(("stream", "conf_of"), [("joint", "x"), ("bone", "x"), ("joint_motion", "joints")])
+def test_clips_of_an_image_are_flat_and_upright_and_fade(stream, conf_of):
+    """x to the right and y down in the image are -x and -y in a panel; the third number is no depth."""
+    benchmark = get_benchmark("demo-2d")
+    store = open_store(benchmark, None).store
+    feeder = Feeder(store, benchmark, "test", stream=stream)
+    batch = feeder.feed(torch.tensor([3]), epoch=0)
+    clip = show.Clip("x", store.clip(store.names.index(feeder.names[3])).numpy())
+    x, joints = (tensor[0].permute(1, 3, 2, 0).numpy() for tensor in (batch.x, batch.joints))
+    panel = show.view_of(clip, benchmark, "test", stream)
+    assert np.array_equal(panel.positions[..., :2], -(joints if stream == "joint_motion" else x)[..., :2])
+    assert np.array_equal(panel.sureness, {"x": x, "joints": joints}[conf_of][..., 2])
+    assert not panel.positions[..., 2].any()
+    if stream == "joint_motion":
+        assert not panel.arrows[..., 2].any()
+        longest = np.linalg.norm(panel.arrows, axis=-1).max()
+        assert np.allclose(
+            panel.arrows[..., :2] / longest, -x[..., :2] / np.hypot(x[..., 0], x[..., 1]).max(), atol=1e-6
+        )
+    raw = show.view_of(clip, benchmark, "raw")
+    nose, ankle = (raw.project(raw.positions[0, 0, joint], SIDE) for joint in (0, 15))
+    assert nose[1] < ankle[1], "heads are at the top"
+
+
+def test_an_unsure_joint_is_white():
+    clip, sureness = np.random.default_rng(0).standard_normal((1, 1, 25, 3)), np.zeros((1, 1, 25))
+    pictures = [
+        np.asarray(skeleton_drawing._picture(Panel("", clip, SKELETON, sureness=share), 0, ""))
+        for share in (sureness, sureness + 1, None)
+    ]
+    assert (pictures[0] == 255).all()
+    assert (pictures[1] == pictures[2]).all()
+    assert pictures[1].min() < 100
 
 
 def test_two_classes_of_a_benchmark_side_by_side(demo, tmp_path):
