@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from csre import CSRE, contrast_across_ranks, gathered_state_dict
-from csre.ranks import Ranks
+from csre import CSRE, gathered_state_dict
+from heads.bank_head import BankHead, advice, storage
 from heads.csre_options import CSREOptions
-from heads.head import Moment, TrainingHead
 from model.encoder import Encoder, Observed
 
 
-class CSREHead(TrainingHead):
+class CSREHead(BankHead):
     """Projections and memory banks of CSRE, one of each per branch."""
 
-    inactive_advice = (
-        "no clip had enough written positives and negatives; lower csre.positives and csre.negatives, set csre.too_few "
-        "to use, or raise data.repeat"
-    )
+    inactive_advice = advice("csre")
+    contrast: CSRE
 
     def __init__(self, encoder: Encoder, labels: Tensor, options: CSREOptions) -> None:
         super().__init__(encoder, labels)
-        ranks = Ranks.of(None)
-        self.csre = CSRE(
+        self.contrast = CSRE(
             encoder.feature_shape,
             labels,
             temperature=options.temperature,
@@ -41,38 +36,15 @@ class CSREHead(TrainingHead):
             too_few=options.too_few,
             positives=(options.positives.hard, options.positives.random),
             negatives=(options.negatives.hard, options.negatives.random),
-            bank_dtype=options.bank.dtype,
-            capacity=options.bank.capacity,
-            shard=(ranks.rank, ranks.world) if options.bank.sharded and ranks.world > 1 else None,
+            **storage(options.bank),
         )
-        self.trained = self.csre.heads
+        self.trained = self.contrast.heads
 
     def project(self, observed: Observed) -> dict[str, Tensor]:
-        return self.csre.project(observed.features)
-
-    def losses(
-        self,
-        projected: dict[str, Tensor],
-        logits: Tensor,
-        labels: Tensor,
-        indices: Tensor,
-        moment: Moment,
-        ranks: Ranks,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        return contrast_across_ranks(self.csre, projected, labels, indices, ranks.group, generator)
-
-    def metrics(self) -> dict[str, Tensor]:
-        return self.csre.metrics()
+        return self.contrast.project(observed.features)
 
     def gathered_state_dict(self, group: dist.ProcessGroup | None = None) -> dict[str, Any] | None:
-        return gathered_state_dict(self.csre, group)
+        return gathered_state_dict(self.contrast, group)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        return self.csre.load_state_dict(state_dict, strict, assign)
-
-    def snapshot(self) -> None:
-        """Nothing: banks refuse rows that are not finite, and what else a skipped step wrote is as good as any."""
-
-    def restore(self, snapshot: None, skipped: Tensor) -> None:
-        """Nothing, see `snapshot`."""
+        return self.contrast.load_state_dict(state_dict, strict, assign)

@@ -18,10 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from csre import BankContrast, ContrastOptions, Counts, contrast_across_ranks, gathered_state_dict
+from csre import BankContrast, ContrastOptions, Counts, gathered_state_dict
 from csre.loss import normalise_rows
-from csre.ranks import Ranks
-from heads.head import Moment, TrainingHead
+from heads.bank_head import BankHead, advice, storage
 from heads.skeleton_gcl_options import SkeletonGCLOptions
 from model.encoder import Encoder, Observed
 
@@ -43,14 +42,11 @@ class FrozenLinear(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
-class SkeletonGCLHead(TrainingHead):
+class SkeletonGCLHead(BankHead):
     """Projection and memory bank; the encoder shows `relations` (n, S, V, V)."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"features", "relations"})
-    inactive_advice = (
-        "no clip had enough written positives and negatives; lower skeleton_gcl.positives and skeleton_gcl.negatives, "
-        "set skeleton_gcl.too_few to use, or raise data.repeat"
-    )
+    inactive_advice = advice("skeleton_gcl")
 
     def __init__(self, encoder: Encoder, labels: Tensor, options: SkeletonGCLOptions) -> None:
         super().__init__(encoder, labels)
@@ -62,7 +58,6 @@ class SkeletonGCLHead(TrainingHead):
             self.frozen = FrozenLinear(inputs, options.dim)
         nn.init.normal_(self.projection.weight, 0, math.sqrt(2 / encoder.num_classes))
         nn.init.zeros_(self.projection.bias)
-        ranks = Ranks.of(None)
         self.contrast = BankContrast(
             [BRANCH],
             labels,
@@ -76,9 +71,7 @@ class SkeletonGCLHead(TrainingHead):
             ),
             dim=options.dim,
             weight=options.weight,
-            bank_dtype=options.bank.dtype,
-            capacity=options.bank.capacity,
-            shard=(ranks.rank, ranks.world) if options.bank.sharded and ranks.world > 1 else None,
+            **storage(options.bank),
         )
 
     @property
@@ -90,29 +83,8 @@ class SkeletonGCLHead(TrainingHead):
         assert observed.relations is not None
         return {BRANCH: normalise_rows(self.projection(observed.relations.flatten(1)))}
 
-    def losses(
-        self,
-        projected: dict[str, Tensor],
-        logits: Tensor,
-        labels: Tensor,
-        indices: Tensor,
-        moment: Moment,
-        ranks: Ranks,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        return contrast_across_ranks(self.contrast, projected, labels, indices, ranks.group, generator)
-
-    def metrics(self) -> dict[str, Tensor]:
-        return self.contrast.metrics()
-
     def gathered_state_dict(self, group: dist.ProcessGroup | None = None) -> dict[str, Any] | None:
         bank = gathered_state_dict(self.contrast, group)
         if bank is None:
             return None
         return self.state_dict() | {f"contrast.{name}": value for name, value in bank.items()}
-
-    def snapshot(self) -> None:
-        """Nothing: the bank refuses rows that are not finite, and nothing else changes."""
-
-    def restore(self, snapshot: None, skipped: Tensor) -> None:
-        """Nothing, see `snapshot`."""
