@@ -40,8 +40,9 @@ from common.front_door import run_command
 from common.words import did_you_mean
 from engine.figures import STYLE, draw_tsne, worst_pairs
 from fusion.scores import load_scores
+from heads.registry import head_names
 from tools.paper_tables import levels, title_of
-from tools.runs import heads_of, read_json, settings_of
+from tools.runs import read_json, settings_of
 from tools.sections import Figure, Section, page_of
 
 MOVED = 3.0
@@ -137,7 +138,7 @@ def read_run(folder: Path, selection: str) -> Run:
     assert scores.labels is not None, "our own score files carry labels"
     return Run(
         folder=folder,
-        title=f"{title_of(values['model.name'], heads_of(values))}, {values['data.stream'].replace('_', ' ')}",
+        title=f"{title_of(values['model.name'], head_names(values))}, {values['data.stream'].replace('_', ' ')}",
         seed=values["seed"],
         validated=values["data.validation"] > 0,
         classes=list(read_json(folder / "results.json")[selection]["per_class"]),

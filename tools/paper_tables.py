@@ -104,7 +104,8 @@ FREE = {"seed", "data.stream", "optim.amp", "optim.published_amp", "optim.test_b
 
 
 class Query(NamedTuple):
-    """Which runs a row of a table is about; `settings` differ from the published recipe."""
+    """Which runs a row of a table is about; `head` may be several, as `csre+fr_head`; `settings` differ from the
+    published recipe."""
 
     benchmark: str
     encoder: str
@@ -116,7 +117,7 @@ class Query(NamedTuple):
     @property
     def heads(self) -> list[str]:
         """As records have them."""
-        return [self.head] if self.head else []
+        return self.head.split("+") if self.head else []
 
     @property
     def command(self) -> str:
@@ -132,8 +133,8 @@ class Query(NamedTuple):
             raise RecordError(f"{place}: no such recipe; name another --benchmark or --encoder")
         for key, value in self.settings.items():
             words += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
-        if self.settings or f"--{self.head}.enabled" in words:
-            words += ["--name", "{name}_" + re.sub(r"\W+", "_", self.label or self.head)]
+        name = re.sub(r"\W+", "_", self.label) or "_".join(head for head in self.heads if f"--{head}.enabled" in words)
+        words += ["--name", f"{{name}}_{name}"] if name else []
         return shlex.join(["python", "main.py", *words])
 
 
@@ -141,11 +142,13 @@ def table(number: str, records: Sequence[Record], benchmark: str, encoder: str, 
     """One of the paper's tables; Tables 4 to 6 for a benchmark and an encoder."""
     if number == "7":
         return _levels(records)
-    return _costs(records) if number == "8" else accuracies(records, queries(number, benchmark, encoder), weights)
+    return (
+        _costs(records) if number == "8" else accuracies(records, queries(number, benchmark, encoder, records), weights)
+    )
 
 
-def queries(number: str, benchmark: str, encoder: str) -> list[Query]:
-    """The rows of Tables 1 to 6."""
+def queries(number: str, benchmark: str, encoder: str, records: Iterable[Record] = ()) -> list[Query]:
+    """The rows of Tables 1 to 6; in Table 4 also those of heads that some of the records have together."""
     if number in TABLES_1_TO_3:
         return [
             Query(name, encoder, head, kind)
@@ -155,7 +158,11 @@ def queries(number: str, benchmark: str, encoder: str) -> list[Query]:
             for head in ("", "csre")
         ]
     if number == "4":
-        return [Query(benchmark, encoder, head) for head in ("", *HEADS)]
+        same = [
+            record["heads"] for record in records if (record["benchmark"], record["encoder"]) == (benchmark, encoder)
+        ]
+        together = {"+".join(heads) for heads in same if len(heads) > 1 and set(heads) <= HEADS.keys()}
+        return [Query(benchmark, encoder, head) for head in ("", *HEADS, *sorted(together | {"csre+fr_head"}))]
     varied: dict[str, dict[str, Any]]
     if number == "5":
         varied = {f"CSRE {name}": {"csre.branches": branches} for name, branches in TABLE_5.items()}

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 from common.arguments import Parser
 from common.files import user_path, write_atomically
 from common.front_door import run_command
+from heads.registry import head_names
 from tools.paper_tables import title_of
 from tools.runs import (
     REPOSITORY,
     RESULTS,
     Record,
     RecordError,
-    heads_of,
     load_records,
     read_json,
     record_of,
@@ -82,7 +82,7 @@ def ensemble_record(fusion: dict[str, Any]) -> Record:
             {
                 "run": member["run"],
                 "encoder": member["encoder"],
-                "heads": heads_of(values),
+                "heads": head_names(values),
                 "stream": member["stream"],
                 "seed": values["seed"],
                 "epoch": member["epoch"],

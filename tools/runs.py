@@ -35,6 +35,7 @@ from common.yaml_files import read_yaml
 from engine.config import CONFIG_FILE, resolve
 from engine.logs import read_records
 from engine.schema import EXECUTION_KEYS, flatten, leaves
+from heads.registry import HEADS, head_names
 from model.registry import option_defaults
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,7 +95,7 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
         "name": values["name"],
         "benchmark": results["benchmark"],
         "encoder": values["model.name"],
-        "heads": heads_of(values),
+        "heads": head_names(values),
         "stream": values["data.stream"],
         "seed": values["seed"],
         "epochs": values["optim.epochs"],
@@ -138,14 +139,6 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return {key: leaf.default for key, leaf in known.items()} | stored
 
 
-def heads_of(values: dict[str, Any]) -> list[str]:
-    """The training heads that settings switch on: their sections, and the class of a user's own."""
-    own = values.get("head.name")
-    return [key.removesuffix(".enabled") for key, on in values.items() if key.endswith(".enabled") and on is True] + (
-        [own.rpartition(":")[2]] if own else []
-    )
-
-
 def computed(values: dict[str, Any]) -> dict[str, Any]:
     """The settings that say what a run computes: none of a head that is off; options of the encoder only where they are
     not at their defaults."""
@@ -185,18 +178,21 @@ def command_of(config: str, values: dict[str, Any]) -> str:
 
 
 def standard_words(benchmark: str, encoder: str, heads: Sequence[str], stream: str) -> list[str] | None:
-    """The words after `main.py` that start the published recipe; None where the project has none.
+    """The words after `main.py` that start the published recipe; None where the project has none, as of a user's head.
 
-    A head without configuration files of its own is switched on over the plain encoder.
+    Heads that have no configuration file together are switched on over that of the last one that has, which changes
+    most beside its head, or over the plain encoder.
     """
-    for with_file in (list(heads), []):
+    if not set(heads) <= HEADS.keys():
+        return None
+    for with_file in (list(heads), *([head] for head in reversed(heads)), []):
         for end in dict.fromkeys((stream, "joint")):
             file = f"config/{benchmark}/{'_'.join([encoder, *with_file, end])}.yaml"
             if (REPOSITORY / file).exists():
                 words = ["--config", file]
                 words += [] if end == stream else ["--data.stream", stream]
-                for head in heads if not with_file else ():
-                    words += [f"--{head}.enabled", "true"]
+                for head in heads:
+                    words += [] if head in with_file else [f"--{head}.enabled", "true"]
                 return words
     return None
 

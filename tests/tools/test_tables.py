@@ -13,7 +13,8 @@ from engine.schema import leaves
 from tests.documents import read
 from tools.paper_tables import ENCODERS, PAPER, TITLES, Query, accuracies, find, levels, spread, table
 from tools.runs import command_of, settings_of_words, standard_words
-from tools.tables import MARKERS, formatted, main, page_with, runs_table, tables_of_pages
+from tools.sweep_table import sweeps
+from tools.tables import MARKERS, formatted, main, of_recipes, page_with, runs_table, tables_of_pages
 
 DEFAULTS = {key: leaf.default for key, leaf in leaves().items()}
 
@@ -134,15 +135,34 @@ def test_every_empty_row_says_a_command_that_main_would_take(number):
         Query("nw-ucla", "ctrgcn", "csre", "B"),
         Query("nw-ucla", "hyperformer", "csre", "B"),
         Query("ntu120-xsub", "ctrgcn", "fr_head"),
+        Query("ntu120-xsub", "ctrgcn", "csre+fr_head"),
         Query("ntu120-xsub", "ctrgcn", "csre", "J", {"csre.branches": ["spatial"]}, "CSRE S"),
     ],
 )
 def test_a_run_of_that_command_fills_the_row(query):
     words = shlex.split(query.command)[2:]
     values = settings_of_words(words)
-    made = run(1, encoder=query.encoder, heads=[query.head], benchmark=query.benchmark)
+    made = run(1, encoder=query.encoder, heads=query.heads, benchmark=query.benchmark)
     made |= {"stream": values["data.stream"], "settings": {k: v for k, v in values.items() if v != DEFAULTS[k]}}
     assert find([made], query)[1] == [91.0]
+
+
+def test_heads_that_runs_have_together_stand_in_table_4():
+    rows = table("4", [run(heads=("csre", "skeleton_gcl"), best=77.0)], "nw-ucla", "ctrgcn")
+    assert row_of(rows, run="CTR-GCN + CSRE + SkeletonGCL")["best"] == "77.00"
+    fill = shlex.split(row_of(rows, run="CTR-GCN + CSRE + FR-Head")["to fill it"])
+    assert fill[3:] == ["config/nw-ucla/ctrgcn_fr_head_joint.yaml", "--csre.enabled", "true", "--name", "{name}_csre"]
+
+
+def test_a_run_of_a_users_own_head_is_of_no_recipe():
+    mine = run() | {"heads": ["csre", "Mine"]}
+    mine["settings"] |= {"csre.enabled": True, "head.name": "my_head:Mine"}
+    assert of_recipes([mine]) == []
+    assert row_of(runs_table([mine]), run="CTR-GCN + CSRE + Mine")["best"] == "91.00"
+    assert "Mine" not in str(table("4", [mine], "nw-ucla", "ctrgcn"))
+    (compared,) = sweeps([run(), run(heads=("csre",)), mine])
+    assert [setting.title for setting in compared][:2] == ["CTR-GCN", "CTR-GCN + CSRE"]
+    assert compared[2].title.startswith("CTR-GCN + CSRE + Mine")
 
 
 def test_table_7_groups_classes_by_the_baseline():
