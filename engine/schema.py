@@ -223,6 +223,13 @@ class RunConfig:
                 "needs data.validation > 0, or the test clips would decide when training ends; set that to 0.1, say"
             )
             yield "optim.patience", reason
+        acl = self.acl
+        if acl.enabled and acl.inter_weight and acl.count_epoch >= self.optim.epochs:
+            reason = (
+                f"classes are contrasted from epoch {acl.count_epoch + 1} on, after the last (optim.epochs "
+                f"{self.optim.epochs}); lower it, or set acl.inter_weight to 0"
+            )
+            yield "acl.count_epoch", reason
 
 
 # Keys that say where and how a run executes, not what it computes: they may differ between a run and its resumption,

@@ -199,6 +199,14 @@ def test_an_ablation_says_whether_it_is_a_row_of_the_paper():
     assert rows <= {path.stem for path in (CONFIG / "ablation").glob("*.yaml")}
 
 
+@pytest.mark.parametrize("path", RUNS, ids=case)
+def test_skeleton_gcl_takes_as_many_rows_as_csre(path):
+    """So that it has enough of them, too, on data sets with few clips of a class."""
+    config = config_of(path)
+    assert config.skeleton_gcl.positives == config.csre.positives
+    assert config.skeleton_gcl.negatives == config.csre.negatives
+
+
 def over(benchmark: str, ablation: str) -> RunConfig:
     """CTR-GCN + CSRE with an ablation laid over it."""
     files = (CONFIG / benchmark / "ctrgcn_csre_joint.yaml", CONFIG / "ablation" / f"{ablation}.yaml")

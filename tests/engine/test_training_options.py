@@ -182,6 +182,12 @@ def test_patience_needs_held_out_clips(call):
     assert "optim.patience: needs data.validation > 0" in refused.err
 
 
+def test_a_loss_that_would_begin_after_the_last_epoch_is_refused(call):
+    refused = call("--acl.enabled", "true", "--acl.count_epoch", "4", "--optim.epochs", "4")
+    assert refused.code == 2
+    assert "acl.count_epoch: classes are contrasted from epoch 5 on, after the last (optim.epochs 4)" in refused.err
+
+
 def test_training_starts_from_given_weights(call, run_folder):
     call()
     weights = str(run_folder / "checkpoints/last.pt")
