@@ -23,7 +23,7 @@ from csre.ranks import Ranks
 from heads.errors import HeadError
 from heads.fr_head_options import FRHeadOptions
 from heads.head import Moment, TrainingHead
-from heads.prototypes import Confusion, class_means, moved, of_all_ranks, unit_rows, whole_loss
+from heads.prototypes import Confusion, class_means, full_precision, moved, of_all_ranks, unit_rows, whole_loss
 from model.encoder import Encoder, Observed
 
 POOLED_AXIS = {"spatial": 2, "temporal": 3}
@@ -52,8 +52,7 @@ class Branch(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         reduced = torch.relu(self.norm(self.reduce(maps.mean(dim=self.pooled_axis))))
-        vectors = self.project(reduced.flatten(1))
-        return vectors if vectors.dtype == torch.float64 else vectors.float()
+        return full_precision(self.project(reduced.flatten(1)))
 
 
 class Refined(NamedTuple):
@@ -212,9 +211,13 @@ class FRHead(TrainingHead):
         metrics = {}
         names = {"false_negatives": "active_fr_fn", "false_positives": "active_fr_fp"}
         for term in self.options.terms:
-            acts = getattr(confusion, term).any(dim=1)[labels]
-            if self.options.version == "true_positives":
-                acts = acts & confusion.true_positives.any(dim=0)
+            some = getattr(confusion, term).any(dim=1)
+            if self.options.version == "prototypes":  # the correction of a class acts on all clips
+                acts = some.any().expand(len(labels))
+            elif self.options.version == "true_positives":
+                acts = some[labels] & confusion.true_positives.any(dim=0)
+            else:
+                acts = some[labels]
             metrics[names[term]] = acts.float().mean()
         return metrics | {"fr_classes_updated": self.updated.float().mean()}
 

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from csre.ranks import ALONE
 from heads import Moment
-from heads.fr_head import Branch, published_names, refine
+from heads.fr_head import Branch, FRHead, published_names, refine
 from heads.fr_head_options import FRHeadOptions
 from heads.prototypes import Confusion
 from tests.heads.fixtures import close, load, normal, part, rule
+from tests.heads.shown import ShowingEncoder
 
 VERSIONS = {"V0": "all", "V1": "true_positives", "V2": "prototypes"}
 TERMS = ["false_negatives", "false_positives"]
@@ -277,3 +279,17 @@ def test_clips_that_are_not_finite_enter_no_prototype():
     result = batched(vectors, logits, labels, prototypes, FRHeadOptions())
     torch.testing.assert_close(result.prototypes, expected.prototypes)
     assert not result.loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("version", "shares"), [("all", (0.75, 0.75)), ("true_positives", (0.25, 0.5)), ("prototypes", (1, 1))]
+)
+def test_logged_are_the_shares_of_clips_that_are_corrected(version, shares):
+    """Class 0: a right clip and one taken for class 1, which has a right clip, too; class 2: one taken for class 0."""
+    labels, predicted = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    head = FRHead(ShowingEncoder.of(num_classes=4), labels, FRHeadOptions(dim=24, version=version))
+    vectors = {name: torch.randn(4, 24) for name in head.trained}
+    logits = 3 * nn.functional.one_hot(predicted, 4).float()
+    head.losses(vectors, logits, labels, torch.arange(4), FIRST, ALONE, torch.Generator())
+    metrics = {name: float(value) for name, value in head.metrics().items()}
+    assert metrics == {"active_fr_fn": shares[0], "active_fr_fp": shares[1], "fr_classes_updated": 0.5}
