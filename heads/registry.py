@@ -80,7 +80,8 @@ def _build(section: str, target: str, encoder: Encoder, labels: Tensor, **option
     if missing:
         raise HeadError(
             f"{section}: {head_class.__name__} reads {', '.join(missing)} of the encoder, which "
-            f"{type(encoder).__name__} does not show; choose another encoder, or switch this head off"
+            f"{type(encoder).__name__} does not show; choose an encoder that does (docs/heads.md), or switch this head "
+            "off"
         )
     try:
         head = head_class(encoder, labels, **options)

@@ -187,6 +187,26 @@ def test_families_from_given_counts():
     assert families[40].nonzero().flatten().tolist() == [0, *range(25, 35), 41]
 
 
+def test_families_are_kept_for_an_epoch_also_over_a_resumption():
+    facts, classes, rng = {"dim": 3, "weight_seed_xor": 0}, 30, torch.Generator().manual_seed(0)
+    head, resumed = (build(16, classes, facts, memory=40, count_epoch=1) for _ in range(2))
+
+    def next_step(head, epoch):
+        """What the families would be if they were built in this step."""
+        labels = torch.randint(classes, (40,), generator=rng)
+        logits = torch.randn(40, classes, generator=rng, dtype=torch.float64)
+        step(head, torch.randn(40, 16, generator=rng), labels, logits, epoch)
+        return build_families(head.counts, "keep")
+
+    for _ in range(30):  # enough confusions for families of different classes
+        next_step(head, 1)
+    assert torch.equal(next_step(head, 2), head.families)
+    resumed.load_state_dict(head.state_dict())
+    assert not torch.equal(next_step(resumed, 2), head.families)
+    assert torch.equal(resumed.families, head.families)
+    assert torch.equal(next_step(resumed, 3), resumed.families)
+
+
 def test_a_memory_smaller_than_the_batch_is_refused():
     facts = {"dim": 3, "weight_seed_xor": 0}
     head = build(16, 3, facts, memory=4)

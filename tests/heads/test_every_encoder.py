@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -12,6 +14,8 @@ from graph import get_skeleton
 from heads import HeadError, Moment
 from heads.registry import HEADS, build_heads
 from model import build_encoder, fitting_window, list_encoders
+from tests import documents
+from tests.model.test_observe import STAGE_BLOCKS
 
 READS = {"fr_head": "stages", "skeleton_gcl": "relations", "acl": "relations"}
 """What a head reads beside the features; it is refused where an encoder shows none."""
@@ -56,3 +60,21 @@ def test_all_heads_that_an_encoder_can_have_train_at_once(name):
         for parameter_name, parameter in head.trained.named_parameters():
             assert parameter.grad is not None, parameter_name
             assert parameter.grad.isfinite().all(), parameter_name
+
+
+def rows_of_the_page():
+    """What docs/heads.md says that each encoder shows: name -> (stages, relations)."""
+    page = documents.read("docs/heads.md")
+    rows = documents.table(documents.section(page, "Which encoder shows what"))
+    return {name.strip(" `"): tuple(row.values()) for names, row in rows.items() for name in names.split(",")}
+
+
+@pytest.mark.parametrize("name", list_encoders())
+def test_the_page_says_what_an_encoder_shows(name):
+    stages, relations = rows_of_the_page()[name]
+    window = fitting_window(name, 16)
+    encoder = build_encoder(name, skeleton=get_skeleton("nw-ucla"), num_classes=2, num_persons=1, window=window)
+    if name in STAGE_BLOCKS:
+        assert re.findall(r"\bl\d+", stages) == list(STAGE_BLOCKS[name])
+    assert stages.startswith("none") == ("stages" not in encoder.shows)
+    assert relations.startswith("none") == ("relations" not in encoder.shows)

@@ -23,6 +23,7 @@ SECTIONS = {
     "fr_head_late": ("fr_head", {"dim": 24, "start_epoch": 2}),
     "skeleton_gcl_frozen": ("skeleton_gcl", {"projection": "frozen", "dim": 16}),
     "skeleton_gcl_trained": ("skeleton_gcl", {"projection": "trained", "dim": 16}),
+    "skeleton_gcl_sharded": ("skeleton_gcl", {"projection": "frozen", "dim": 16}),
     "acl": ("acl", {"dim": 16, "memory": 24, "count_epoch": 1}),
 }
 
@@ -43,6 +44,7 @@ def build(name):
     vars(settings).update(options, enabled=True)
     if section == "skeleton_gcl":
         settings.positives.hard, settings.negatives.hard, settings.negatives.random = 3, 6, 6
+        settings.bank.sharded = name.endswith("sharded")
     torch.manual_seed(0)
     encoder = ShowingEncoder.of(num_classes=CLASSES, relation_shape=(2, 20, 20))
     return build_heads(vars(config), encoder, LABELS)[section].double()

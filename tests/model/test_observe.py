@@ -192,6 +192,17 @@ def test_gradient_of_relations_reaches_the_encoder(name):
     assert (grad != 0).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "layers"), [("ctrgcn", {"relation", "refine_weight", "refine_bias"}), ("agcn", {"embeddings"})]
+)
+def test_of_the_last_block_only_the_layers_behind_the_relations_get_a_gradient(name, layers):
+    encoder = unsettled(build(name, 8))
+    encoder.observe(clips(encoder), reads=["relations"]).relations.square().sum().backward()
+    reached = {entry for entry, parameter in encoder.blocks["l10"].named_parameters() if parameter.grad is not None}
+    assert {entry.removeprefix("gcn.").partition(".")[0] for entry in reached} == layers
+    assert encoder.fc.linear.weight.grad is None
+
+
 @pytest.mark.parametrize("name", ["blockgcn", "ctrgcn"])
 def test_one_image_of_all_skeletons_shows_the_same(name, monkeypatch):
     encoder = unsettled(build(name, 8, persons=2)).eval()
