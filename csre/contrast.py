@@ -1,18 +1,23 @@
-"""One branch's contrast: from the clips of a batch, or one rank's part of it, and a bank to a loss.
+"""The contrast of all branches: from the clips of a batch, or one rank's part of it, and the banks to the losses.
+
+Rows are chosen, compared and made losses of in all branches at once: for a small batch, a step's time is that of its
+many small operations, of which one branch alone would need as many. A loss depends on a query through the similarities
+to the chosen rows only, and its derivatives by them weigh these rows. So its gradient is computed in the forward pass;
+the bank may change before the backward pass.
 
 A bank of usual size is compared with at once. One that is too large for that, or of which every rank keeps a shard, is
 compared with block by block. Then every rank compares the clips of all ranks with its own rows, a block of rows at a
-time, and keeps the hardest. The ranks exchange these candidates, and each one merges those of its own clips. A loss
-depends on the bank through the similarities to the chosen rows only. So its derivatives by them are known at once; the
-ranks exchange these, too, and each sums up the gradient from its own rows. All of it happens in the forward pass: the
-backward pass, whose order autograd decides, needs no collective.
+time, and keeps the hardest. The ranks exchange these candidates, and each one merges those of its own clips. They
+exchange the derivatives, too, and each sums up the gradient from its own rows. All of it happens in the forward pass:
+the backward pass, whose order autograd decides, needs no collective.
 
-Shapes: n clips of this rank, G of all ranks (one process: the same), B rows of the bank, K chosen rows per clip, R of
-them random, D dimensions of a feature.
+Shapes: S branches, n clips of this rank, G of all ranks (one process: the same), B rows of a bank, K chosen rows per
+clip, R of them random, D dimensions of a feature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +25,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from csre.loss import (
-    chosen_similarities,
     losses_of_choice,
     mean_over_active,
     mean_similarities,
@@ -42,14 +46,14 @@ from csre.sampling import (
     random_positives,
 )
 
-# Similarities (n, B) up to which all of them are computed at once: half a GiB in float32.
+# Similarities (S, n, B) up to which all of them are computed at once: half a GiB in float32.
 _AT_ONCE = 2**27
 # Similarities (G, rows of a block) computed at a time: 16 MB in float32, more of which no cache holds.
 _BLOCK = 2**22
 
 
 class Contrasted(NamedTuple):
-    """What came of contrasting a batch.
+    """What came of contrasting a batch in one branch.
 
     Attributes:
         loss: scalar; its mean over the ranks is the mean over the active clips of all ranks.
@@ -64,77 +68,110 @@ class Contrasted(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """This rank's clips and the rows they are contrasted with.
+    """The rows that this rank's clips are contrasted with, of all branches.
 
     Attributes:
-        losses: (n,) with gradient to the query; finite also for a clip that is not active, where it means nothing.
-        similarity: (n, K) without gradient, to the rows of ``choice.joined()``; finite.
+        similarity: (S, n, K) without gradient, to the rows of ``choice.joined()``; finite.
         choice: these rows.
     """
 
-    losses: Tensor
     similarity: Tensor
     choice: Choice
 
 
 def contrast(
-    query: Tensor,
+    queries: Sequence[Tensor],
     labels: Tensor,
     indices: Tensor,
-    bank: ClassSortedBank,
+    banks: Sequence[ClassSortedBank],
     options: ContrastOptions,
     draws: Draws = WHOLE_BATCH,
     ranks: Ranks = ALONE,
-    unit_rows: Tensor | None = None,
-) -> Contrasted:
-    """Contrast clips with the bank that they were written to; collective if the bank is sharded.
+    unit_rows: Sequence[Tensor] | None = None,
+) -> list[Contrasted]:
+    """Contrast clips with the bank of each branch that they were written to; collective if the banks are sharded.
 
     Args:
-        query: (n, D) floating, unit rows of this rank's clips, zero for one to ignore; with gradient.
+        queries: per branch (n, D) floating, unit rows of this rank's clips, zero for one to ignore; with gradient.
         labels: (G,) int64, classes of all ranks' clips.
         indices: (G,) int64, their training indices.
-        bank: it is read only.
+        banks: one per branch, built alike; they are read only.
         options: see there.
         draws: where the random rows come from.
         ranks: who brings the clips, each equally many, in rank order.
-        unit_rows: (G, D) unit rows of all ranks' clips; None if there are no others than ``query``.
+        unit_rows: per branch (G, D) unit rows of all ranks' clips; None if there are no others than ``queries``.
 
     Raises:
-        CSREError: a sharded bank whose shards are not those of ``ranks``.
+        CSREError: sharded banks whose shards are not those of ``ranks``.
     """
-    if bank.shard.ranks > 1 and bank.shard != (ranks.rank, ranks.world):
+    shard, own = banks[0].shard, ranks.part(len(queries[0]))
+    if shard.ranks > 1 and shard != (ranks.rank, ranks.world):
         raise CSREError(
-            f"the bank is shard {bank.shard.rank} of {bank.shard.ranks} but this is rank {ranks.rank} of "
+            f"the bank is shard {shard.rank} of {shard.ranks} but this is rank {ranks.rank} of "
             f"{ranks.world}: build CSRE with shard=(rank, ranks) and call contrast_across_ranks"
         )
-    unit_rows = query.detach() if unit_rows is None else unit_rows
+    alone = [query.detach() for query in queries]
+    everyone = alone if unit_rows is None else unit_rows
     # Rankings near similarity 1 and the sums of 1024 exponentials do not survive 8 or 11 bits of mantissa.
-    with torch.autocast(query.device.type, enabled=False):
-        everyone = bank.anchors(unit_rows, labels, indices)
-        own = ranks.part(len(query))
-        if bank.shard.ranks > 1:
-            compared = contrast_in_blocks(query, unit_rows, everyone, bank, options, draws, ranks)
-        elif len(query) * len(bank.rows) > _AT_ONCE:
-            compared = contrast_in_blocks(query, query.detach(), everyone.part(own), bank, options, draws, ALONE)
+    with torch.autocast(queries[0].device.type, enabled=False):
+        of_all = [bank.anchors(rows, labels, indices) for bank, rows in zip(banks, everyone, strict=True)]
+        anchors = Anchors.stacked(of_all)
+        if shard.ranks > 1:
+            compared = compare_in_blocks(everyone, of_all, anchors.part(own), banks, options, draws, ranks)
+        elif sum(len(query) * len(bank.rows) for query, bank in zip(queries, banks, strict=True)) > _AT_ONCE:
+            of_own = [clips.part(own) for clips in of_all]
+            compared = compare_in_blocks(alone, of_own, anchors.part(own), banks, options, draws, ALONE)
         else:
-            compared = contrast_at_once(query, everyone.part(own), bank, options, draws)
-        active = active_anchors(everyone, options)
+            compared = compare_at_once(alone, anchors.part(own), banks, options, draws)
+        losses = losses_of_queries(queries, compared, banks, options, ranks)
+        active = active_anchors(anchors, options)
+        count = active.sum(dim=1)
+        kinds = {
+            kind: (ranks.world * mean_over_active(value, active[:, own], count)).unbind()
+            for kind, value in mean_similarities(*compared).items()
+        }
+        return [
+            Contrasted(
+                ranks.world * mean_over_active(loss, active[place, own], count[place]),
+                active[place],
+                {kind: values[place] for kind, values in kinds.items()},
+            )
+            for place, loss in enumerate(losses)
+        ]
 
-        def mean(per_clip: Tensor) -> Tensor:
-            return ranks.world * mean_over_active(per_clip, active[own], among=active.sum())
 
-        similarity = mean_similarities(compared.similarity, compared.choice)
-        return Contrasted(mean(compared.losses), active, {kind: mean(value) for kind, value in similarity.items()})
-
-
-def contrast_at_once(
-    query: Tensor, own: Anchors, bank: ClassSortedBank, options: ContrastOptions, draws: Draws
+def compare_at_once(
+    queries: Sequence[Tensor], own: Anchors, banks: Sequence[ClassSortedBank], options: ContrastOptions, draws: Draws
 ) -> Compared:
-    """Compare unit rows (n, D) with the whole bank; ``own`` says where these clips stand in it."""
-    similarity = similarities(query, bank.rows)
+    """Compare unit rows (n, D) of every branch with its whole bank; ``own`` says where these clips stand in them."""
+    similarity = torch.stack([similarities(query, bank.rows) for query, bank in zip(queries, banks, strict=True)])
     choice = choose(similarity, own, options, draws)
-    values = chosen_similarities(query, similarity, choice.joined().rows, bank.rows)
-    return Compared(losses_of_choice(values, choice, options), values.detach(), choice)
+    return Compared(similarity.gather(-1, choice.joined().rows), choice)
+
+
+def losses_of_queries(
+    queries: Sequence[Tensor],
+    compared: Compared,
+    banks: Sequence[ClassSortedBank],
+    options: ContrastOptions,
+    ranks: Ranks = ALONE,
+) -> list[Tensor]:
+    """Per branch the loss of every clip, (n,), with its gradient to the branch's queries (n, D).
+
+    Collective if the banks are sharded; the backward pass is not.
+    """
+
+    def summed(similarity: Tensor) -> tuple[Tensor, Tensor]:
+        losses = losses_of_choice(similarity, compared.choice, options)
+        return losses.sum(), losses
+
+    slopes, losses = torch.func.grad(summed, has_aux=True)(compared.similarity)
+    rows = compared.choice.joined().rows
+    gradients = [_gradient(slopes[place], rows[place], bank, ranks) for place, bank in enumerate(banks)]
+    return [
+        _WithGradient.apply(query, loss, gradient)
+        for query, loss, gradient in zip(queries, losses.unbind(), gradients, strict=True)
+    ]
 
 
 class Candidates(NamedTuple):
@@ -154,52 +191,51 @@ class Candidates(NamedTuple):
         values = clips.new_full((len(clips), count), worst)
         return cls(values, torch.zeros_like(values, dtype=torch.int64))
 
+    @classmethod
+    def stacked(cls, branches: Sequence[Candidates]) -> Candidates:
+        """Those of all branches, (S, n, K)."""
+        return cls(*map(torch.stack, zip(*branches, strict=True)))
+
     def selection(self) -> Selection:
         """The rows that were met."""
         return Selection(self.rows, self.values.isfinite())
 
 
-def contrast_in_blocks(
-    query: Tensor,
-    unit_rows: Tensor,
-    everyone: Anchors,
-    bank: ClassSortedBank,
+def compare_in_blocks(
+    unit_rows: Sequence[Tensor],
+    everyone: Sequence[Anchors],
+    own: Anchors,
+    banks: Sequence[ClassSortedBank],
     options: ContrastOptions,
     draws: Draws,
     ranks: Ranks,
 ) -> Compared:
-    """What ``contrast_at_once`` gives; of rows that are equally similar, others may be chosen.
+    """What ``compare_at_once`` gives; of rows that are equally similar, others may be chosen.
 
     Args:
-        query: (n, D) floating, unit rows of this rank's clips; the only argument that gets a gradient.
-        unit_rows: (G, D), those of all ranks' clips.
-        everyone: all ranks' clips in the bank, after they were written.
-        bank: it is read only.
+        unit_rows: per branch (G, D), those of all ranks' clips.
+        everyone: per branch all ranks' clips in the bank, after they were written.
+        own: this rank's clips in the banks of all branches.
+        banks: one per branch.
         options: see there.
         draws: where the random rows of this rank's clips come from.
-        ranks: whose shards make up the bank.
+        ranks: whose shards make up the banks.
     """
-    own = everyone.part(ranks.part(len(query)))
-    of_class, elsewhere = (
-        random_positives(own, options.positives.random, draws),
-        random_negatives(own, options.negatives.random, draws),
-    )
-    drawn = ranks.gather(join(of_class, elsewhere).rows)
+    of_class = random_positives(own, options.positives.random, draws)
+    elsewhere = random_negatives(own, options.negatives.random, draws)
+    drawn = join(of_class, elsewhere).rows
+    found = []
     with torch.no_grad():
-        positives, negatives, values = _merge(*_search(unit_rows, everyone, bank, options, drawn), ranks)
+        for place, bank in enumerate(banks):
+            of_all = ranks.gather(drawn[place])
+            found.append(_merge(*_search(unit_rows[place], everyone[place], bank, options, of_all), ranks))
+    positives, negatives = Candidates.stacked([p for p, _, _ in found]), Candidates.stacked([n for _, n, _ in found])
+    values = torch.stack([of_drawn for _, _, of_drawn in found])
 
-    choice = Choice(
-        join(positives.selection(), of_class), negatives.selection(), elsewhere, active_anchors(own, options)
-    )
-    of_positives, of_negatives = values.split([of_class.rows.shape[1], elsewhere.rows.shape[1]], dim=1)
-    similarity = torch.cat([positives.values, of_positives, negatives.values, of_negatives], dim=1)
-    similarity = similarity.masked_fill(~similarity.isfinite(), 0)
-    with torch.enable_grad():
-        similarity.requires_grad_()
-        losses = losses_of_choice(similarity, choice, options)
-        (slopes,) = torch.autograd.grad(losses.sum(), similarity)
-    gradient = _gradient(slopes, choice.joined().rows, bank, ranks)
-    return Compared(_WithGradient.apply(query, losses.detach(), gradient), similarity.detach(), choice)
+    choice = Choice(join(positives.selection(), of_class), negatives.selection(), elsewhere)
+    of_positives, of_negatives = values.split([of_class.rows.shape[-1], elsewhere.rows.shape[-1]], dim=-1)
+    similarity = torch.cat([positives.values, of_positives, negatives.values, of_negatives], dim=-1)
+    return Compared(similarity.masked_fill(~similarity.isfinite(), 0), choice)
 
 
 def _search(
@@ -265,6 +301,8 @@ def _hardest(values: Tensor, rows: Tensor, largest: bool) -> Candidates:
 
 def _gradient(slopes: Tensor, rows: Tensor, bank: ClassSortedBank, ranks: Ranks) -> Tensor:
     """Sum over k of slopes[i, k] * row number rows[i, k] of the bank, for this rank's clips, (n, D)."""
+    if bank.shard.ranks == 1:
+        return weighted_rows(bank.rows, rows, slopes)
     place, kept = bank.kept(ranks.gather(rows))
     weights = torch.where(kept, ranks.gather(slopes), 0)
     return ranks.exchange(weighted_rows(bank.rows, place, weights)).sum(dim=0)

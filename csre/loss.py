@@ -3,24 +3,25 @@
 All of it is computed in the query's dtype, float32 or float64, however the bank is stored.
 
 Shapes: N anchors (the clips of a batch), B rows of the bank, K chosen rows per anchor, P of them positives,
-D dimensions of a feature.
+D dimensions of a feature. A loss of S branches at once takes and gives tensors with S as their first dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-from csre.options import ContrastOptions, CSREError
+from csre.options import ContrastOptions
 from csre.sampling import Choice, without_repeats
 
-# Rows converted at a time when the bank is stored in another dtype than the query: bounds the copy to a few MB.
+# Rows taken at a time, which bounds what converting them to the query's dtype costs to a few MB.
 _BLOCK = 8192
+# On a CPU a product of few queries with so many rows, which its caches hold, takes the least time.
+_CPU_BLOCK = 1024
 
 
 def normalise_rows(features: Tensor) -> Tensor:
@@ -39,52 +40,8 @@ def normalise_rows(features: Tensor) -> Tensor:
 @torch.no_grad()
 def similarities(query: Tensor, bank_rows: Tensor) -> Tensor:
     """Cosine of every unit query (N, D) with every unit row (B, D): (N, B) in the query's dtype, without gradient."""
-    if bank_rows.dtype == query.dtype:
-        return query @ bank_rows.T
-    return torch.cat([query @ block.to(query.dtype).T for block in bank_rows.split(_BLOCK)], dim=1)
-
-
-def chosen_similarities(query: Tensor, similarity: Tensor, chosen: Tensor, bank_rows: Tensor) -> Tensor:
-    """The entries of ``similarities(query, bank_rows)`` at the chosen rows, with their gradient to the query.
-
-    Args:
-        query: (N, D) float32 or float64.
-        similarity: (N, B), what ``similarities`` gave for it.
-        chosen: (N, K) int64, rows of the bank.
-        bank_rows: (B, D). They get no gradient.
-
-    Returns:
-        (N, K) in the query's dtype.
-
-    Raises:
-        CSREError: in the backward pass, if the bank was written in between.
-    """
-    return _ChosenSimilarities.apply(query, similarity, chosen, bank_rows)
-
-
-class _ChosenSimilarities(torch.autograd.Function):
-    """``similarity.gather(1, chosen)`` that differentiates as products of the query with these rows.
-
-    The gradient to query n is the sum over k of grad[n, k] * bank_rows[chosen[n, k]]. Summing it straight out of the
-    bank costs neither a copy of all chosen rows (N, K, D) nor a gradient over the whole bank (N, B).
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, query: Tensor, similarity: Tensor, chosen: Tensor, bank_rows: Tensor) -> Tensor:
-        ctx.save_for_backward(chosen, bank_rows)
-        return similarity.gather(1, chosen)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        try:
-            chosen, bank_rows = ctx.saved_tensors
-        except RuntimeError as error:
-            raise CSREError(
-                "the memory bank was written again before the losses of an earlier batch were differentiated: "
-                "call backward() on a batch's losses before CSRE sees the next batch"
-            ) from error
-        return weighted_rows(bank_rows, chosen, grad), None, None, None
+    blocks = bank_rows.split(_CPU_BLOCK if query.device.type == "cpu" else _BLOCK)
+    return torch.cat([query @ block.to(query.dtype).T for block in blocks], dim=1)
 
 
 def weighted_rows(bank_rows: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -123,13 +80,13 @@ def losses_of_choice(similarity: Tensor, choice: Choice, options: ContrastOption
     hard, random = choice.hard_negatives, choice.random_negatives
     if options.repeated_negatives == "once":
         random = without_repeats(random, hard)
-    widths = [part.rows.shape[1] for part in (choice.positives, hard, random)]
+    widths = [part.rows.shape[-1] for part in (choice.positives, hard, random)]
     valid = choice._replace(random_negatives=random).joined().valid
-    positives, *denominators = map(Cosines, similarity.split(widths, dim=1), valid.split(widths, dim=1))
+    positives, *denominators = map(Cosines, similarity.split(widths, dim=-1), valid.split(widths, dim=-1))
     if options.denominator == "joint":
-        denominators = [Cosines(similarity[:, widths[0] :], valid[:, widths[0] :])]
+        denominators = [Cosines(similarity[..., widths[0] :], valid[..., widths[0] :])]
     # A rule whose count is 0 has no denominator.
-    denominators = [negatives for negatives in denominators if negatives.values.shape[1] > 0]
+    denominators = [negatives for negatives in denominators if negatives.values.shape[-1] > 0]
     return info_nce(positives, denominators, options.temperature, options.positive_reduction)
 
 
@@ -154,8 +111,8 @@ def info_nce(positives: Cosines, denominators: Sequence[Cosines], temperature: f
         torch.logaddexp(similarity, _log_sum_exp(negatives, temperature)) - similarity for negatives in denominators
     ]
     cost = torch.stack(costs).mean(dim=0)
-    total = torch.where(positives.valid, cost, 0).sum(dim=1)
-    return total if reduction == "sum" else total / positives.valid.sum(dim=1).clamp(min=1)
+    total = torch.where(positives.valid, cost, 0).sum(dim=-1)
+    return total if reduction == "sum" else total / positives.valid.sum(dim=-1).clamp(min=1)
 
 
 def mean_similarities(similarity: Tensor, choice: Choice) -> dict[str, Tensor]:
@@ -166,25 +123,25 @@ def mean_similarities(similarity: Tensor, choice: Choice) -> dict[str, Tensor]:
         choice: what to contrast with; a kind of which no row was asked for is skipped, an anchor without rows gets 0.
     """
     selections = {name: getattr(choice, name) for name in ("positives", "hard_negatives", "random_negatives")}
-    parts = similarity.detach().split([selection.rows.shape[1] for selection in selections.values()], dim=1)
+    parts = similarity.detach().split([selection.rows.shape[-1] for selection in selections.values()], dim=-1)
     return {
-        name: torch.where(selection.valid, part, 0).sum(dim=1) / selection.valid.sum(dim=1).clamp(min=1)
+        name: torch.where(selection.valid, part, 0).sum(dim=-1) / selection.valid.sum(dim=-1).clamp(min=1)
         for (name, selection), part in zip(selections.items(), parts, strict=True)
-        if part.shape[1] > 0
+        if part.shape[-1] > 0
     }
 
 
 def mean_over_active(per_anchor: Tensor, active: Tensor, among: Tensor | None = None) -> Tensor:
-    """Mean of ``per_anchor`` (N,) over the anchors that are ``active`` (N,) bool; a differentiable zero if none is.
+    """Mean of ``per_anchor`` (..., N) over the anchors that are ``active`` (N,) bool; differentiable zeros if none is.
 
     ``among``, a scalar, is the number to divide by in place of their own, where they are a part of a larger batch.
     """
     count = active.sum() if among is None else among
-    return torch.where(active, per_anchor, 0).sum() / count.clamp(min=1)
+    return torch.where(active, per_anchor, 0).sum(dim=-1) / count.clamp(min=1)
 
 
 def _log_sum_exp(negatives: Cosines, temperature: float) -> Tensor:
     """(N, 1): log of the sum of exp(S_k/tau) over the valid negatives."""
     # Without any, the sum would be empty and its logarithm would send NaN backwards; such an anchor is not active.
-    counted = negatives.valid | ~negatives.valid.any(dim=1, keepdim=True)
-    return (negatives.values / temperature).masked_fill(~counted, -torch.inf).logsumexp(dim=1, keepdim=True)
+    counted = negatives.valid | ~negatives.valid.any(dim=-1, keepdim=True)
+    return (negatives.values / temperature).masked_fill(~counted, -torch.inf).logsumexp(dim=-1, keepdim=True)

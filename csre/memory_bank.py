@@ -27,52 +27,57 @@ _LISTED_ROWS = 2**18
 class Anchors(NamedTuple):
     """Where the clips of a batch stand in a bank: what choosing rows for them needs to know.
 
+    Of several banks (``stacked``), every tensor has their number as its first dimension.
+
     Attributes:
+        longest_class: rows of the largest class.
+        written: (B,) bool, rows that hold a feature.
+        written_up_to: (B,) int32, number of written rows from row 0 to this one, itself included.
         first_row: (N,) int64, first row of the anchor's class.
         num_rows: (N,) int64, rows of that class, written or not; at least 1.
         own_row: (N,) int64, the row that holds the anchor itself, -1 if none does.
         usable: (N,) bool, False for an anchor that cannot be contrasted (see ``ClassSortedBank.anchors``).
-        written: (B,) bool, rows that hold a feature.
-        written_up_to: (B,) int32, number of written rows from row 0 to this one, itself included.
-        longest_class: rows of the largest class.
+        written_before_class: (N,) int64, written rows that lie before the anchor's class.
+        written_in_class: (N,) int64, written rows of the anchor's class, its own among them.
+        written_elsewhere: (N,) int64, written rows of other classes.
     """
 
+    longest_class: int
+    written: Tensor
+    written_up_to: Tensor
     first_row: Tensor
     num_rows: Tensor
     own_row: Tensor
     usable: Tensor
-    written: Tensor
-    written_up_to: Tensor
-    longest_class: int
+    written_before_class: Tensor
+    written_in_class: Tensor
+    written_elsewhere: Tensor
+
+    @classmethod
+    def stacked(cls, banks: Sequence[Anchors]) -> Anchors:
+        """The same clips in several banks of equal size."""
+        _, *tensors = zip(*banks, strict=True)
+        return cls(banks[0].longest_class, *map(torch.stack, tensors))
 
     def part(self, clips: slice) -> Anchors:
         """Only these clips of the batch."""
-        return self._replace(
-            first_row=self.first_row[clips],
-            num_rows=self.num_rows[clips],
-            own_row=self.own_row[clips],
-            usable=self.usable[clips],
-        )
-
-    def written_before_class(self) -> Tensor:
-        """(N,) int64: written rows that lie before the anchor's class."""
-        return torch.where(self.first_row > 0, self.written_up_to[(self.first_row - 1).clamp(min=0)], 0).long()
-
-    def written_in_class(self) -> Tensor:
-        """(N,) int64: written rows of the anchor's class, its own among them."""
-        return self.written_up_to[self.first_row + self.num_rows - 1] - self.written_before_class()
-
-    def written_elsewhere(self) -> Tensor:
-        """(N,) int64: written rows of other classes."""
-        return self.written_up_to[-1] - self.written_in_class()
+        longest_class, written, written_up_to, *per_clip = self
+        return Anchors(longest_class, written, written_up_to, *(value[..., clips] for value in per_clip))
 
     def written_rows(self, rank: Tensor) -> Tensor:
         """The row of the written row number ``rank``, int64 of any shape, counted from 0; some row if there is none."""
-        if len(self.written) > _LISTED_ROWS:
-            rows = torch.searchsorted(self.written_up_to, rank.int() + 1)
+        last = self.written.shape[-1] - 1
+        if last >= _LISTED_ROWS:
+            flat = rank.flatten(self.written.ndim - 1)
+            rows = torch.searchsorted(self.written_up_to, flat.int() + 1).view_as(rank)
         else:
-            rows = _listed(self.written, self.written_up_to)[rank.clamp(max=len(self.written) - 1)]
-        return rows.clamp(max=len(self.written) - 1)
+            rows = looked_up(_listed(self.written, self.written_up_to), rank.clamp(max=last))
+        return rows.clamp(max=last)
+
+
+def looked_up(table: Tensor, rows: Tensor) -> Tensor:
+    """Entries of ``table`` (B,) at ``rows``, int64 of any shape; or of (S, B) at (S, ...), each bank's at its own."""
+    return table.gather(-1, rows.flatten(table.ndim - 1)).view_as(rows)
 
 
 class Shard(NamedTuple):
@@ -171,16 +176,22 @@ class ClassSortedBank(nn.Module):
 
         An anchor is usable unless its row is zero, its index lies outside the bank or its label is not the index's.
         """
-        usable = self._usable(unit_rows, labels, indices)
         classes = self.labels[self._inside(indices)]
+        first_row, num_rows = self._class_first_row[classes], self._class_num_rows[classes]
+        up_to = self.written.cumsum(0, dtype=torch.int32)
+        before = torch.where(first_row > 0, up_to[(first_row - 1).clamp(min=0)], 0).long()
+        in_class = up_to[first_row + num_rows - 1] - before
         return Anchors(
-            first_row=self._class_first_row[classes],
-            num_rows=self._class_num_rows[classes],
-            own_row=self.rows_of(indices),
-            usable=usable,
-            written=self.written,
-            written_up_to=self.written.cumsum(0, dtype=torch.int32),
             longest_class=self.longest_class,
+            written=self.written,
+            written_up_to=up_to,
+            first_row=first_row,
+            num_rows=num_rows,
+            own_row=self.rows_of(indices),
+            usable=self._usable(unit_rows, labels, indices),
+            written_before_class=before,
+            written_in_class=in_class,
+            written_elsewhere=up_to[-1] - in_class,
         )
 
     def rows_of(self, indices: Tensor) -> Tensor:
@@ -369,6 +380,7 @@ def check_labels(labels: Tensor | Sequence[int]) -> Tensor:
 
 def _listed(written: Tensor, written_up_to: Tensor) -> Tensor:
     """What ``written.nonzero()`` gives, filled up with zeros to (B,): a length that no device has to be asked for."""
-    rows = torch.arange(len(written), device=written.device)
-    place = torch.where(written, written_up_to - 1, len(written))  # what is not written goes to a place of its own
-    return rows.new_zeros(len(written) + 1).scatter_(0, place.long(), rows)[:-1]
+    rows = torch.arange(written.shape[-1], device=written.device).expand_as(written)
+    place = torch.where(written, written_up_to - 1, written.shape[-1])  # the unwritten go to a place of their own
+    listed = rows.new_zeros(*written.shape[:-1], written.shape[-1] + 1)
+    return listed.scatter_(-1, place.long(), rows)[..., :-1]

@@ -114,9 +114,19 @@ class BankContrast(nn.Module):
             CSREError: as ``CSRE.forward``, for ``labels`` and ``indices``.
         """
         everyone = queries if unit_rows is None else unit_rows
+        named = self._checked_banks(everyone, labels, indices)
+        results = contrast(
+            [queries[name] for name, _ in named],
+            labels,
+            indices,
+            [bank for _, bank in named],
+            self.options,
+            draws,
+            ranks,
+            [everyone[name].detach() for name, _ in named],
+        )
         losses = {}
-        for name, bank in self._checked_banks(everyone, labels, indices):
-            result = contrast(queries[name], labels, indices, bank, self.options, draws, ranks, everyone[name].detach())
+        for (name, _), result in zip(named, results, strict=True):
             losses[name] = self.weight * result.loss
             self.active_share[name] = result.active.float().mean()
             self.similarity[name] = result.similarity
@@ -157,7 +167,7 @@ class CSRE(BankContrast):
         loss = cross_entropy + sum(losses.values())
 
     It reads the encoder's last map and never changes the encoder, which is used alone at test time. Every forward pass
-    writes the banks, so CSRE belongs in training steps only; call ``backward`` on its losses before the next one.
+    writes the banks, so CSRE belongs in training steps only.
     ``forward`` is ``project``, ``write`` and ``contrast`` for one process; ranks of a distributed run call ``project``
     and then ``contrast_across_ranks``.
 

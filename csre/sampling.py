@@ -3,7 +3,8 @@
 Every function gives a rectangle of rows; ``valid`` says which of them are really there, for a bank that holds fewer
 than asked for.
 
-Shapes: N anchors (the clips of a batch), B rows of the bank, K chosen rows per anchor.
+Shapes: N anchors (the clips of a batch), B rows of the bank, K chosen rows per anchor. For the banks of S branches at
+once, every tensor has S as its first dimension.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from csre.memory_bank import Anchors
+from csre.memory_bank import Anchors, looked_up
 from csre.options import ContrastOptions
 
 
@@ -33,12 +35,13 @@ class Draws(NamedTuple):
     start: int = 0
     total: int | None = None
 
-    def rand(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """(rows, columns) float64, uniform in [0, 1): a slice of the (total, columns) numbers of the global batch."""
+    def rand(self, *shape: int, device: torch.device) -> Tensor:
+        """(..., rows, columns) float64, uniform in [0, 1): these rows of the (..., total, columns) numbers."""
+        *branches, rows, columns = shape
         total = rows if self.total is None else self.total
         source = device if self.generator is None else self.generator.device
-        table = torch.rand(total, columns, dtype=torch.float64, device=source, generator=self.generator)
-        return table[self.start : self.start + rows].to(device, non_blocking=True)
+        table = torch.rand(*branches, total, columns, dtype=torch.float64, device=source, generator=self.generator)
+        return table[..., self.start : self.start + rows, :].to(device, non_blocking=True)
 
 
 WHOLE_BATCH = Draws()
@@ -56,29 +59,28 @@ class Selection(NamedTuple):
     valid: Tensor
 
 
-def join(first: Selection, second: Selection) -> Selection:
-    """Both selections side by side."""
-    return Selection(torch.cat([first.rows, second.rows], dim=1), torch.cat([first.valid, second.valid], dim=1))
+def join(*selections: Selection) -> Selection:
+    """The selections side by side."""
+    rows, valid = zip(*selections, strict=True)
+    return Selection(torch.cat(rows, dim=-1), torch.cat(valid, dim=-1))
 
 
 class Choice(NamedTuple):
-    """The rows that a batch is contrasted with, and the anchors for which there are enough of them.
+    """The rows that a batch is contrasted with.
 
     Attributes:
         positives: the hard ones, then the random ones.
         hard_negatives: hardest first.
         random_negatives: may hold rows that are among the hard ones, too.
-        active: (N,) bool.
     """
 
     positives: Selection
     hard_negatives: Selection
     random_negatives: Selection
-    active: Tensor
 
     def joined(self) -> Selection:
         """All of them side by side, (N, K)."""
-        return join(self.positives, join(self.hard_negatives, self.random_negatives))
+        return join(*self)
 
 
 def choose(similarity: Tensor, anchors: Anchors, options: ContrastOptions, draws: Draws = WHOLE_BATCH) -> Choice:
@@ -98,13 +100,12 @@ def choose(similarity: Tensor, anchors: Anchors, options: ContrastOptions, draws
         ),
         hard_negatives=hardest_negatives(similarity, anchors, options.negatives.hard),
         random_negatives=random_negatives(anchors, options.negatives.random, draws),
-        active=active_anchors(anchors, options),
     )
 
 
 def active_anchors(anchors: Anchors, options: ContrastOptions) -> Tensor:
     """(N,) bool: usable anchors for which the bank holds enough rows of either kind."""
-    of_class, elsewhere = anchors.written_in_class(), anchors.written_elsewhere()
+    of_class, elsewhere = anchors.written_in_class, anchors.written_elsewhere
     besides_own = of_class - (anchors.own_row >= 0).long()
     for_hard = of_class if options.own_row == "include" else besides_own
     if options.too_few == "skip":
@@ -124,12 +125,12 @@ def hardest_positives(similarity: Tensor, anchors: Anchors, count: int, own_row:
         own_row: whether the anchor's own row may be among them.
     """
     rows, inside = _class_rows(anchors)
-    allowed = inside & anchors.written[rows]
+    allowed = inside & looked_up(anchors.written, rows)
     if not own_row:
-        allowed = allowed & (rows != anchors.own_row[:, None])
-    ranking = similarity.gather(1, rows).masked_fill(~allowed, torch.inf)
-    hardest = ranking.topk(min(count, anchors.longest_class), dim=1, largest=False)
-    return Selection(rows.gather(1, hardest.indices), hardest.values < torch.inf)
+        allowed = allowed & (rows != anchors.own_row[..., None])
+    ranking = similarity.gather(-1, rows).masked_fill(~allowed, torch.inf)
+    hardest = ranking.topk(min(count, anchors.longest_class), largest=False)
+    return Selection(rows.gather(-1, hardest.indices), hardest.values < torch.inf)
 
 
 def hardest_negatives(similarity: Tensor, anchors: Anchors, count: int) -> Selection:
@@ -138,38 +139,47 @@ def hardest_negatives(similarity: Tensor, anchors: Anchors, count: int) -> Selec
     Arguments as of ``hardest_positives``.
     """
     own_class, _ = _class_rows(anchors)
-    unwritten = torch.zeros_like(similarity[0]).masked_fill_(~anchors.written, -torch.inf)
-    ranking = (similarity + unwritten).scatter_(1, own_class, -torch.inf)
-    hardest = ranking.topk(min(count, similarity.shape[1]), dim=1)
+    unwritten = similarity.new_zeros(anchors.written.shape).masked_fill_(~anchors.written, -torch.inf)
+    ranking = (similarity + unwritten[..., None, :]).scatter_(-1, own_class, -torch.inf)
+    hardest = ranking.topk(min(count, similarity.shape[-1]))
     return Selection(hardest.indices, hardest.values > -torch.inf)
 
 
 def random_positives(anchors: Anchors, count: int, draws: Draws = WHOLE_BATCH) -> Selection:
     """``count`` written rows of the anchor's class except its own, uniformly without replacement, in no fixed order."""
-    own_rank = anchors.written_up_to[anchors.own_row.clamp(min=0)] - 1
+    if count == 0:
+        return _nothing(anchors)
+    own_rank = looked_up(anchors.written_up_to, anchors.own_row.clamp(min=0)) - 1
     has_own = anchors.own_row >= 0
-    available = anchors.written_in_class() - has_own.long()
+    available = anchors.written_in_class - has_own.long()
     draw, valid = draw_without_replacement(available, min(count, anchors.longest_class), draws)
-    rank = draw + anchors.written_before_class()[:, None]
-    rank = rank + (has_own[:, None] & (rank >= own_rank[:, None]))  # steps over the own row
+    rank = draw + anchors.written_before_class[..., None]
+    rank = rank + (has_own[..., None] & (rank >= own_rank[..., None]))  # steps over the own row
     return Selection(anchors.written_rows(rank), valid)
 
 
 def random_negatives(anchors: Anchors, count: int, draws: Draws = WHOLE_BATCH) -> Selection:
     """``count`` written rows of other classes, uniformly without replacement, in no fixed order."""
-    draw, valid = draw_without_replacement(anchors.written_elsewhere(), min(count, len(anchors.written)), draws)
-    behind = draw >= anchors.written_before_class()[:, None]
-    rank = draw + behind * anchors.written_in_class()[:, None]  # steps over the anchor's class
+    if count == 0:
+        return _nothing(anchors)
+    draw, valid = draw_without_replacement(anchors.written_elsewhere, min(count, anchors.written.shape[-1]), draws)
+    behind = draw >= anchors.written_before_class[..., None]
+    rank = draw + behind * anchors.written_in_class[..., None]  # steps over the anchor's class
     return Selection(anchors.written_rows(rank), valid)
+
+
+def _nothing(anchors: Anchors) -> Selection:
+    rows = anchors.own_row[..., None][..., :0]
+    return Selection(rows, rows >= 0)
 
 
 def without_repeats(selection: Selection, other: Selection) -> Selection:
     """``selection`` less the rows that ``other`` holds for the same anchor."""
-    if other.rows.shape[1] == 0:
+    if other.rows.shape[-1] == 0:
         return selection
-    held = other.rows.masked_fill(~other.valid, -1).sort(dim=1).values
-    place = torch.searchsorted(held, selection.rows).clamp(max=held.shape[1] - 1)
-    return Selection(selection.rows, selection.valid & (held.gather(1, place) != selection.rows))
+    held = other.rows.masked_fill(~other.valid, -1).sort().values
+    place = torch.searchsorted(held, selection.rows).clamp(max=held.shape[-1] - 1)
+    return Selection(selection.rows, selection.valid & (held.gather(-1, place) != selection.rows))
 
 
 def draw_without_replacement(available: Tensor, count: int, draws: Draws = WHOLE_BATCH) -> tuple[Tensor, Tensor]:
@@ -191,28 +201,29 @@ def draw_without_replacement(available: Tensor, count: int, draws: Draws = WHOLE
         them are drawn; the rest is not valid and holds 0.
     """
     step = torch.arange(count, device=available.device)
-    lowest_top = available[:, None] - count
+    lowest_top = available[..., None] - count
     top = lowest_top + step
     valid = top >= 0
-    chance = draws.rand(len(available), count, available.device)
+    chance = draws.rand(*top.shape, device=available.device)
     # What is not valid draws a number of its own, so that it repeats nobody's.
     draw = torch.where(valid, (chance * (top + 1)).long(), top)
 
-    ordered = draw.sort(dim=1, stable=True)
+    ordered = draw.sort(stable=True)
     repeats_in_order = torch.zeros_like(valid)
-    repeats_in_order[:, 1:] = ordered.values[:, 1:] == ordered.values[:, :-1]
-    takes_top = torch.zeros_like(valid).scatter(1, ordered.indices, repeats_in_order)
+    repeats_in_order[..., 1:] = ordered.values[..., 1:] == ordered.values[..., :-1]
+    takes_top = torch.zeros_like(valid).scatter(-1, ordered.indices, repeats_in_order)
 
-    linked_step = draw - lowest_top  # the step whose top was drawn; negative if the number is nobody's top
-    link = torch.where(linked_step >= 0, linked_step, step)
+    # The step whose top was drawn; one that links to nobody, itself; one that takes its top, the place behind the last.
+    linked_step = draw - lowest_top  # negative if the number is nobody's top
+    link = torch.where(linked_step >= 0, linked_step, step).masked_fill(takes_top, count)
+    link = functional.pad(link, (0, 1), value=count)
     for _ in range(max(count - 1, 0).bit_length()):
-        takes_top = takes_top | takes_top.gather(1, link)
-        link = link.gather(1, link)
-    return torch.where(takes_top, top, draw).clamp(min=0), valid
+        link = link.gather(-1, link)
+    return torch.where(link[..., :-1] == count, top, draw).clamp(min=0), valid
 
 
 def _class_rows(anchors: Anchors) -> tuple[Tensor, Tensor]:
     """The rows of every anchor's class, padded to the longest class with its last row, and which are no padding."""
     offset = torch.arange(anchors.longest_class, device=anchors.first_row.device)
-    num_rows = anchors.num_rows[:, None]
-    return anchors.first_row[:, None] + torch.minimum(offset, num_rows - 1), offset < num_rows
+    num_rows = anchors.num_rows[..., None]
+    return anchors.first_row[..., None] + torch.minimum(offset, num_rows - 1), offset < num_rows

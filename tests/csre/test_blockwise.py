@@ -41,9 +41,9 @@ def test_banks_of_half_precision(monkeypatch, stored):
         monkeypatch.setattr(csre.contrast, "_BLOCK", 12 * 7)
         leaf = features.clone().requires_grad_()
         options = ContrastOptions(positives=Counts(4, 0), negatives=Counts(9, 60))
-        loss, _, _ = csre.contrast.contrast(normalise_rows(leaf), LABELS[:12], indices[:12], bank, options)
-        loss.backward()
-        results.append((loss.detach(), leaf.grad))
+        (result,) = csre.contrast.contrast([normalise_rows(leaf)], LABELS[:12], indices[:12], [bank], options)
+        result.loss.backward()
+        results.append((result.loss.detach(), leaf.grad))
     for value, expected in zip(*results, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
     assert results[0][1].ne(0).any()

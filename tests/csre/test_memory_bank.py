@@ -67,9 +67,9 @@ def test_anchors_count_the_written_rows():
     assert anchors.first_row.tolist() == [0, 0, 3]
     assert anchors.num_rows.tolist() == [3, 3, 2]
     assert anchors.own_row.tolist() == [0, -1, 3]
-    assert anchors.written_before_class().tolist() == [0, 0, 2]
-    assert anchors.written_in_class().tolist() == [2, 2, 1]
-    assert anchors.written_elsewhere().tolist() == [1, 1, 2]
+    assert anchors.written_before_class.tolist() == [0, 0, 2]
+    assert anchors.written_in_class.tolist() == [2, 2, 1]
+    assert anchors.written_elsewhere.tolist() == [1, 1, 2]
 
 
 def test_no_gradient_reaches_the_bank():

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from csre import ContrastOptions, Counts, MemoryBank, ProjectionHead, load_published_heads
-from csre.loss import chosen_similarities, losses_of_choice, mean_over_active, normalise_rows, similarities
-from csre.sampling import Selection, choose
+from csre.contrast import Compared, losses_of_queries
+from csre.loss import mean_over_active, normalise_rows, similarities
+from csre.sampling import Choice, Selection, active_anchors, choose
 from tests.csre.reference import reference_contrast
 
 HEAD_CASES = ["small", "one_person", "ntu", "ucla"]
@@ -128,19 +129,20 @@ def run_to_choice(loss_case, options):
     unit = normalise_rows(query)
     bank.write(unit, tensors["query_labels"], tensors["index"])
     similarity = similarities(unit, bank.rows)
-    choice = choose(similarity, bank.anchors(unit, tensors["query_labels"], tensors["index"]), options)
+    anchors = bank.anchors(unit, tensors["query_labels"], tensors["index"])
+    choice = choose(similarity, anchors, options)
     if options.negatives.random:
         slots = tensors["random_slots"]
         rows = order.argsort()[slots.clamp(min=0)]
         choice = choice._replace(random_negatives=Selection(rows, slots >= 0))
-    return query, unit, similarity, choice
+    return query, unit, similarity, choice, active_anchors(anchors, options)
 
 
 def test_selections_match_exactly(loss_case):
     meta, tensors, bank, order = loss_case
-    _, _, similarity, choice = run_to_choice(loss_case, options_of(meta, {}))
+    _, _, similarity, choice, active = run_to_choice(loss_case, options_of(meta, {}))
     valid = tensors["valid"]
-    assert torch.equal(choice.active, valid)
+    assert torch.equal(active, valid)
     for selection, expected in ((choice.positives, "positive_slots"), (choice.hard_negatives, "hard_slots")):
         assert selection.valid[valid].all()
         assert torch.equal(order[selection.rows][valid], tensors[expected][valid])
@@ -163,9 +165,11 @@ def test_random_positions_count_the_written_negatives(loss_case):
 def test_losses_and_gradients(loss_case, form):
     meta, tensors, bank, _ = loss_case
     options = options_of(meta, FORMS[form])
-    query, unit, similarity, choice = run_to_choice(loss_case, options)
-    values = chosen_similarities(unit, similarity, choice.joined().rows, bank.rows)
-    loss = mean_over_active(losses_of_choice(values, choice, options), choice.active)
+    query, unit, similarity, choice, active = run_to_choice(loss_case, options)
+    of_branches = Choice(*(Selection(rows[None], valid[None]) for rows, valid in choice))
+    compared = Compared(similarity.gather(1, choice.joined().rows)[None], of_branches)
+    (losses,) = losses_of_queries([unit], compared, [bank], options)
+    loss = mean_over_active(losses, active)
     loss.backward()
     close(loss.detach(), tensors[f"loss_{form}"])
     close(query.grad, tensors[f"grad_{form}"])

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from csre import CSRE, ContrastOptions, Counts, MemoryBank
-from csre.loss import chosen_similarities, losses_of_choice, mean_over_active, normalise_rows, similarities
-from csre.sampling import choose
+from csre.contrast import compare_at_once, losses_of_queries
+from csre.loss import mean_over_active, normalise_rows
+from csre.memory_bank import Anchors
+from csre.sampling import WHOLE_BATCH, active_anchors
 from tests.csre.reference import reference_contrast
 
 SAMPLING = [Counts(3, 0), Counts(0, 3), Counts(3, 2)]
@@ -64,21 +66,24 @@ def compare(seed, options):
     batched = features.clone().requires_grad_()
     unit = normalise_rows(batched)
     bank.write(unit, labels, indices)
-    similarity = similarities(unit, bank.rows)
-    anchors = bank.anchors(unit, labels, indices)
-    choice = choose(similarity, anchors, options)
-    values = chosen_similarities(unit, similarity, choice.joined().rows, bank.rows)
-    loss = mean_over_active(losses_of_choice(values, choice, options), choice.active)
+    anchors = Anchors.stacked([bank.anchors(unit, labels, indices)])
+    compared = compare_at_once([unit.detach()], anchors, [bank], options, WHOLE_BATCH)
+    (losses,) = losses_of_queries([unit], compared, [bank], options)
+    (are_active,) = active_anchors(anchors, options)
+    loss = mean_over_active(losses, are_active)
     loss.backward()
 
     def slots_of(selection, first=0):
         return [
             order[row[first:][valid[first:]]].tolist()
-            for row, valid in zip(selection.rows, selection.valid, strict=True)
+            for row, valid in zip(selection.rows[0], selection.valid[0], strict=True)
         ]
 
     num_hard = min(options.positives.hard, anchors.longest_class)
-    drawn_positives, drawn_negatives = slots_of(choice.positives, num_hard), slots_of(choice.random_negatives)
+    drawn_positives, drawn_negatives = (
+        slots_of(compared.choice.positives, num_hard),
+        slots_of(compared.choice.random_negatives),
+    )
     looped = features.clone().requires_grad_()
     expected, active = reference_contrast(
         looped, labels, indices, rows, written, slot_labels, options, drawn_positives, drawn_negatives
@@ -87,7 +92,7 @@ def compare(seed, options):
 
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(batched.grad, looped.grad, rtol=1e-10, atol=1e-10)
-    assert choice.active.nonzero().flatten().tolist() == active
+    assert are_active.nonzero().flatten().tolist() == active
     assert torch.equal(bank.written, written[order])
     torch.testing.assert_close(bank.rows, rows[order], rtol=0, atol=1e-15)
     for label, index, positives, negatives in zip(labels, indices, drawn_positives, drawn_negatives, strict=True):
@@ -99,7 +104,7 @@ def compare(seed, options):
         "ties": ties,
         "repeated index": len(indices.unique()) < clips,
         "unwritten": not written.all(),
-        "few positives": bool((anchors.written_in_class() <= options.positives.hard).any()),
+        "few positives": bool((anchors.written_in_class <= options.positives.hard).any()),
         "none active": not active,
         "some active": bool(active) and len(active) < clips,
     }

@@ -37,13 +37,13 @@ def give_random_negatives(monkeypatch, head, positions):
         choice = choose(similarity, anchors, options, draws)
         rows = torch.zeros_like(positions)
         row_of = order.argsort()
-        for clip, (first, count) in enumerate(zip(anchors.first_row, anchors.num_rows, strict=True)):
+        for clip, (first, count) in enumerate(zip(anchors.first_row[0], anchors.num_rows[0], strict=True)):
             own_class = torch.zeros_like(bank.written)
             own_class[first : first + count] = True
             negatives = (bank.written & ~own_class)[row_of].nonzero().flatten()
             if positions[clip, 0] >= 0:
                 rows[clip] = row_of[negatives[positions[clip]]]
-        return choice._replace(random_negatives=Selection(rows, positions >= 0))
+        return choice._replace(random_negatives=Selection(rows[None], positions[None] >= 0))  # of the only branch
 
     monkeypatch.setattr(csre.contrast, "choose", chosen)
 
