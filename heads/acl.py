@@ -21,7 +21,7 @@ from csre.ranks import Ranks
 from heads.acl_options import ACLOptions
 from heads.errors import HeadError
 from heads.head import Moment, TrainingHead
-from heads.prototypes import Confusion, full_precision, moved, of_all_ranks, unit_rows, whole_loss
+from heads.prototypes import Confusion, moved, of_all_ranks, unit_rows, whole_loss
 from model.encoder import Encoder, Observed
 
 _TOP = 10
@@ -148,8 +148,9 @@ class ACLHead(TrainingHead):
 
     def project(self, observed: Observed) -> dict[str, Tensor]:
         assert observed.relations is not None
-        graphs = observed.relations.mean(dim=1).flatten(1)
-        vectors = {name: full_precision(layer(graphs)) for name, layer in self.trained.named_children()}
+        with torch.autocast(observed.relations.device.type, enabled=False):  # see heads.skeleton_gcl
+            graphs = observed.relations.to(next(self.trained.parameters()).dtype).mean(dim=1).flatten(1)
+            vectors = {name: layer(graphs) for name, layer in self.trained.named_children()}
         return {"inter": vectors["inter"], "intra": unit_rows(vectors["intra"])}
 
     def losses(

@@ -23,7 +23,7 @@ from csre.ranks import Ranks
 from heads.errors import HeadError
 from heads.fr_head_options import FRHeadOptions
 from heads.head import Moment, TrainingHead
-from heads.prototypes import Confusion, class_means, full_precision, moved, of_all_ranks, unit_rows, whole_loss
+from heads.prototypes import Confusion, class_means, moved, of_all_ranks, unit_rows, whole_loss
 from model.encoder import Encoder, Observed
 
 POOLED_AXIS = {"spatial": 2, "temporal": 3}
@@ -52,7 +52,8 @@ class Branch(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         reduced = torch.relu(self.norm(self.reduce(maps.mean(dim=self.pooled_axis))))
-        return full_precision(self.project(reduced.flatten(1)))
+        vectors = self.project(reduced.flatten(1))
+        return vectors if vectors.dtype == torch.float64 else vectors.float()
 
 
 class Refined(NamedTuple):

@@ -37,6 +37,8 @@ class FRHeadOptions:
     threshold: float = option(
         0.0, "probability above which a correct prediction moves its class's prototype", at_least=0, below=1
     )
-    use_p_map: bool = option(True, "weigh the refinement of a clip by 1 - its probability of the true class")
+    use_p_map: bool = option(
+        True, "weigh the refinement of a clip by 1 - its probability of the true class (version prototypes: no effect)"
+    )
     start_epoch: int = option(1, "first epoch whose loss has the head's part; before, only its state moves", at_least=1)
     stage_weights: StageWeights = field(default_factory=StageWeights)

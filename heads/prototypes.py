@@ -43,11 +43,6 @@ class Confusion(NamedTuple):
         return cls(is_class & correct & (p_true > threshold), is_class & confused, taken_for & confused, p_true)
 
 
-def full_precision(vectors: Tensor) -> Tensor:
-    """In float32, or float64 as given: what autocast computes in less is compared in float32."""
-    return vectors if vectors.dtype == torch.float64 else vectors.float()
-
-
 def of_all_ranks(
     projected: Mapping[str, Tensor], logits: Tensor, labels: Tensor, ranks: Ranks
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:

@@ -81,7 +81,10 @@ class SkeletonGCLHead(BankHead):
 
     def project(self, observed: Observed) -> dict[str, Tensor]:
         assert observed.relations is not None
-        return {BRANCH: normalise_rows(self.projection(observed.relations.flatten(1)))}
+        # Of 2S-AGCN they are sums over thousands of products, which half precision could not hold.
+        with torch.autocast(observed.relations.device.type, enabled=False):
+            graphs = observed.relations.flatten(1).to(self.projection.weight.dtype)
+            return {BRANCH: normalise_rows(self.projection(graphs))}
 
     def gathered_state_dict(self, group: dist.ProcessGroup | None = None) -> dict[str, Any] | None:
         bank = gathered_state_dict(self.contrast, group)

@@ -207,6 +207,16 @@ def test_families_are_kept_for_an_epoch_also_over_a_resumption():
     assert torch.equal(next_step(resumed, 3), resumed.families)
 
 
+def test_half_precision_does_not_reach_large_relations():
+    head = build(9, 3, {"dim": 3, "weight_seed_xor": 0}, memory=4).float()
+    observed = Observed(torch.empty(0), {}, torch.linspace(-2e5, 1e5, 18).unflatten(0, (2, 1, 3, 3)))
+    expected = head.project(observed)
+    with torch.autocast("cpu", torch.float16):
+        projected = head.project(observed)
+    assert expected.keys() == projected.keys() == {"inter", "intra"}
+    assert all(value.isfinite().all() and torch.equal(value, expected[name]) for name, value in projected.items())
+
+
 def test_a_memory_smaller_than_the_batch_is_refused():
     facts = {"dim": 3, "weight_seed_xor": 0}
     head = build(16, 3, facts, memory=4)

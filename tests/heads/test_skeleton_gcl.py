@@ -165,3 +165,15 @@ def test_the_whole_state_is_gathered_and_loaded():
     assert state.keys() == other.state_dict().keys()
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
     assert head.contrast.banks["graph"].written.all()
+
+
+@pytest.mark.parametrize("projection", ["frozen", "trained"])
+def test_half_precision_does_not_reach_large_relations(projection):
+    facts = {"classes": 2, "temperature": 0.8, "dim": 4, "positives": 1, "negatives": 1, "weight_seed_xor": 0}
+    head = build([0, 1], facts, (1, 3, 3), projection=projection).float()
+    relations = torch.linspace(-2e5, 1e5, 18).unflatten(0, (2, 1, 3, 3))  # float16 ends at 65504
+    expected = head.project(Observed(torch.empty(0), {}, relations))["graph"]
+    assert (expected.norm(dim=1) - 1).abs().max() < 1e-6
+    for half in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", half):
+            assert torch.equal(head.project(Observed(torch.empty(0), {}, relations))["graph"], expected)
