@@ -110,7 +110,7 @@ def test_numbers_are_told_as_they_were():
     assert told.read()[1] != told.read()[1]
 
 
-@pytest.mark.parametrize("name", some_encoders("ctrgcn", "hyperformer", "dcgcn"))
+@pytest.mark.parametrize("name", some_encoders("ctrgcn", "dcgcn"))
 def test_every_encoder_is_one_graph(name):
     """What `compile` gives to torch.compile, with all that heads may read: fullgraph refuses a break.
 

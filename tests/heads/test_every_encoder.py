@@ -15,6 +15,7 @@ from heads import HeadError, Moment
 from heads.registry import HEADS, build_heads
 from model import build_encoder, fitting_window, list_encoders
 from tests import documents
+from tests.model.slim import slim
 from tests.model.test_observe import STAGE_BLOCKS
 
 READS = {"fr_head": "stages", "skeleton_gcl": "relations", "acl": "relations"}
@@ -26,7 +27,9 @@ LABELS = torch.tensor([0, 0, 1, 1])
 def test_all_heads_that_an_encoder_can_have_train_at_once(name):
     torch.manual_seed(0)
     window = fitting_window(name, 16)
-    encoder = build_encoder(name, skeleton=get_skeleton("nw-ucla"), num_classes=2, num_persons=1, window=window)
+    encoder = build_encoder(
+        name, skeleton=get_skeleton("nw-ucla"), num_classes=2, num_persons=1, window=window, **slim(name)
+    )
     config = RunConfig()
     for head in HEADS:
         alone = RunConfig()

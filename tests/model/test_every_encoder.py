@@ -138,7 +138,7 @@ def test_feature_shape_follows_window_and_skeleton(name):
 
 @pytest.mark.parametrize("amp", [False, True])
 def test_a_training_step_with_csre(name, amp):
-    encoder = build(name, window=52).train()
+    encoder = build(name).train()
     labels = torch.arange(8) % NUM_CLASSES
     branches = ("spatial", "temporal", "global")
     csre = CSRE(encoder.feature_shape, labels, branches=branches, dim=8, positives=(2, 0), negatives=(2, 2))

@@ -98,7 +98,7 @@ def test_a_real_run_can_be_recorded(record, demo, tmp_path):
     """From main.py's own folder: what the other tests write by hand is what it writes."""
     words = ["--config", "config/demo/ctrgcn_csre_joint.yaml", "--model.name", "tests.engine.tiny:TinyEncoder"]
     words += ["--model.options", "{}", "--data.window", "8", "--optim.epochs", "1", "--name", "mine", "--device", "cpu"]
-    words += ["--log.figures", "false", "--log.tsne_clips", "0", "--data.path", str(demo)]
+    words += ["--log.figures", "false", "--log.tsne_clips", "0", "--data.path", str(demo), "--optim.batch_size", "60"]
     assert train(["main.py", *words, "--work_dir", str(tmp_path / "runs")]) == 0
     (made,) = record(tmp_path / "runs/demo/mine")
     assert made["heads"] == ["csre"]
