@@ -23,6 +23,7 @@ from engine.errors import ForeignFileError, NonFiniteLossError, RunError
 from engine.experiment import Experiment
 from engine.logs import Log, progress
 from engine.optim import autocast, precision
+from engine.out_of_memory import batch_of
 from engine.processes import Processes, StopRequest
 from engine.run_folder import RunFolder
 from engine.schema import EXECUTION_KEYS, OptimConfig, RunConfig, flatten
@@ -91,6 +92,7 @@ def predict_together(
     Raises:
         StoppedError: a signal asked for it.
         NonFiniteLossError: logits are NaN or infinite.
+        RunError: a batch does not fit into the device's memory.
     """
     ranks = ranks or Processes()
     evaluations = [Evaluation(tester.encoder) for tester in testers]
@@ -101,10 +103,11 @@ def predict_together(
         if turn + ranks.rank < len(batches):
             batch = batches[turn + ranks.rank]
             cropped = clips.joints_of(batch, epoch=0)
-            for tester, evaluation, found in zip(testers, evaluations, logits, strict=True):
-                x, _, _, joints = tester.clips.batch_of(batch, cropped).to(device)
-                with autocast(device, tester.config):
-                    found.append(evaluation(x, joints).float())
+            with batch_of("optim.test_batch_size", len(batch), "lower it", device, ranks):
+                for tester, evaluation, found in zip(testers, evaluations, logits, strict=True):
+                    x, _, _, joints = tester.clips.batch_of(batch, cropped).to(device)
+                    with autocast(device, tester.config):
+                        found.append(evaluation(x, joints).float())
         if stop is not None and ranks.any(stop.asked is not None)[0]:
             raise stop.error("during a test, which is repeated")
     everyone = ranks.gather([[part.cpu() for part in found] for found in logits])

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from common.words import did_you_mean
 from engine.config import run_path
 from engine.errors import ConfigError
-from engine.optim import WeightAverage, build_average, build_optimizer, build_scaler
+from engine.optim import WeightAverage, build_average, build_optimizer, build_scaler, remarks_on_precision
 from engine.processes import Processes, device_of
 from engine.run_folder import RunFolder
 from engine.schema import RunConfig
@@ -210,7 +210,11 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
         ranks=ranks,
         folder=RunFolder(run_path(config.work_dir, config.data.benchmark, str(config.name))),
         device=device,
-        remarks=(*data_remarks, *remarks_on_ranks(config, ranks, encoder)),
+        remarks=(
+            *data_remarks,
+            *remarks_on_ranks(config, ranks, encoder),
+            *remarks_on_precision(device, config.optim),
+        ),
         training_split=train_clips,
         validation_clips=feeder(split="validation") if training and config.data.validation else None,
         test_clips=feeder(split="test"),

@@ -121,7 +121,9 @@ class OptimConfig:
     )
     clip_norm: float | None = option(None, "largest gradient norm; null: no clipping", above=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = option(
-        "auto", "mixed precision of the encoder; auto: optim.published_amp on CUDA, off on the CPU"
+        "auto",
+        "mixed precision of the encoder; auto: optim.published_amp on CUDA, off on the CPU, where bf16 is slow without "
+        "AVX-512",
     )
     published_amp: Literal["off", "bf16", "fp16"] = option(
         "off", "mixed precision that the authors of the recipe trained in; optim.amp auto uses it"

@@ -28,6 +28,7 @@ from engine.experiment import Experiment, frozen_parts
 from engine.gradients import PREFIX, squared_gradients
 from engine.logs import Log, duration, progress
 from engine.optim import autocast, learning_rate, set_learning_rate
+from engine.out_of_memory import batch_of
 from engine.processes import StopRequest
 from engine.state import name_best, save
 from feeders.ahead import batches_ahead
@@ -49,7 +50,7 @@ def train(run: Experiment, log: Log) -> None:
     Raises:
         StoppedError: a signal asked for it; everything done is saved.
         NonFiniteLossError: numbers went wrong, before they reached a checkpoint.
-        RunError: the disk refused the last checkpoint.
+        RunError: the disk refused the last checkpoint, or a batch does not fit into the device's memory.
     """
     counters, config = run.counters, run.config
     saved = run.is_complete
@@ -57,7 +58,9 @@ def train(run: Experiment, log: Log) -> None:
         while not run.is_complete:
             means, tested, written = None, None, False
             if counters.trained == counters.tested:
-                means = train_epoch(run, log, stop)
+                clips, remedy = config.optim.batch_size // run.ranks.size, "lower it, or use --optim.amp bf16"
+                with batch_of("optim.batch_size", clips, remedy, run.device, run.ranks):
+                    means = train_epoch(run, log, stop)
                 written = save(run, log)
             epoch = counters.trained
             if test_due(config, epoch):

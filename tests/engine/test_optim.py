@@ -14,6 +14,7 @@ from engine.optim import (
     build_scaler,
     learning_rate,
     precision,
+    remarks_on_precision,
     set_learning_rate,
 )
 from engine.schema import OptimConfig
@@ -137,3 +138,20 @@ def test_auto_precision_is_that_of_the_recipe_on_cuda(amp, published, on_cuda, o
     assert precision(torch.device("cuda"), config) == on_cuda
     assert precision(torch.device("cpu"), config) == on_cpu
     assert autocast(torch.device("cpu"), config)._enabled == (on_cpu != "off")
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "processor", "warned"),
+    [
+        ("bf16", "cpu", "AVX2", True),
+        ("bf16", "cpu", "AVX512", False),
+        ("bf16", "cuda", "AVX2", False),
+        ("fp16", "cpu", "AVX2", False),
+        ("auto", "cpu", "AVX2", False),
+    ],
+)
+def test_emulated_bfloat16_is_warned_of_where_it_was_asked_for(monkeypatch, amp, device, processor, warned):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    lines = remarks_on_precision(torch.device(device), OptimConfig(amp=amp, published_amp="bf16"))
+    assert len(lines) == warned
+    assert all("optim.amp is bf16" in line and "8 times" in line and "--optim.amp off" in line for line in lines)

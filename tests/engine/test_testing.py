@@ -90,3 +90,18 @@ def test_the_embedding_of_a_test_is_that_of_the_tested_weights(call, run_folder)
     call("--phase", "test", *words)
     trained, tested = (np.load(folder / "tsne.npz")["points"] for folder in (run_folder, run_folder / "test"))
     assert np.allclose(trained, tested, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("in_training", "named", "remedy"),
+    [("true", "optim.batch_size: 16 clips", "--optim.amp bf16"), ("false", "optim.test_batch_size: 40 clips", "lower")],
+)
+def test_a_batch_that_does_not_fit_into_memory_is_named(call, in_training, named, remedy):
+    words = ("--optim.test_batch_size", "50", *PLAIN)
+    done = call("--model.name", "tests.engine.tiny:HungryEncoder", "--model.options.in_training", in_training, *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert (
+        f"{named} at once do not fit into the memory of cpu (CUDA out of memory. Tried to allocate 2.00 GiB)"
+        in done.err
+    )
+    assert remedy in done.err

@@ -66,3 +66,16 @@ class PoisonedEncoder(TinyEncoder):
         last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
         spoil = self.training and last and self.steps in self.poisoned
         return super().classify(features) * (torch.nan if spoil else 1.0)
+
+
+class HungryEncoder(TinyEncoder):
+    """No batch fits into memory, in training or in tests."""
+
+    def __init__(self, *, in_training: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.in_training = in_training
+
+    def extract(self, x: Tensor, joints: Tensor) -> Tensor:
+        if self.training == self.in_training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. Try")
+        return super().extract(x, joints)
