@@ -41,7 +41,7 @@ class HostReads(TorchDispatchMode):
         return operation(*arguments, **named)
 
 
-DROPPING = {"dcgcn": {"keep_rate": 0.5}, "hyperformer": {"drop_path": 0.5}}
+DROPPING = {"dcgcn": {"keep_rate": 0.5}, "hyperformer": {"drop_path": 0.5}, "skateformer": {}}
 """Options with which encoders drop something in training."""
 
 

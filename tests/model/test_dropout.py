@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.draws import Draws
 from model.dropout import Dropout
 
 
@@ -14,18 +15,40 @@ class Given:
     def __init__(self, numbers) -> None:
         self.numbers = numbers
 
-    def uniform(self, rows, width):
+    def uniform(self, rows, width, layer, draw):
         assert (rows, width) == tuple(self.numbers.shape)
         return self.numbers
 
 
-def test_what_falls_is_decided_by_the_numbers_of_its_row():
+def test_what_falls_is_decided_by_the_bytes_of_its_row():
     layer = Dropout(0.25)
-    numbers = torch.tensor([[0.0, 0.2, 0.3, 0.9], [0.25, 0.24, 0.1, 0.5]])
-    layer.draws = Given(numbers)
+    first, second, third, last = (number + 256 * (63 + 256 * 255) for number in (64, 0, 200, 63))
+    layer.draws = Given(torch.tensor([[first, second], [third, last]]) / 2**24)
     x = torch.arange(1.0, 9.0).view(2, 2, 2)
-    kept = torch.tensor([[0, 0, 3, 4], [5, 0, 0, 8]]).view(2, 2, 2)
+    kept = torch.tensor([[1, 0, 3, 0], [5, 0, 7, 0]]).view(2, 2, 2)  # the second byte is 63, the third 255
     assert torch.allclose(layer(x), kept / 0.75)
+
+
+def test_the_rate_is_that_of_a_byte():
+    layer = Dropout(1 / 3)
+    layer.draws = Draws((0, 1, 1))
+    dropped = layer(torch.ones(100, 2000))
+    assert dropped.unique().tolist() == pytest.approx([0, 256 / 171])
+    share = (dropped == 0).float()
+    error = (85 * 171 / 256**2 / share.numel()) ** 0.5
+    assert abs(share.mean() - 85 / 256) < 5 * error
+    assert abs((share[:, 1:] * share[:, :-1]).mean() - (85 / 256) ** 2) < 5 * error, "neighbours fall apart"
+
+
+def test_ranks_drop_what_one_process_drops():
+    x = torch.ones(12, 2, 5)
+
+    def dropped(rank, ranks):
+        layer = Dropout(0.5)
+        layer.draws = Draws((0, 1, 1), rank=rank)
+        return layer(x.chunk(ranks)[rank])
+
+    assert torch.equal(torch.cat([dropped(rank, 3) for rank in range(3)]), dropped(0, 1))
 
 
 def test_the_mean_stays_outside_of_a_training_run_too():

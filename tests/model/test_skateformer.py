@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from graph import equal_parts, get_skeleton
 from model import EncoderError, build_encoder, load_published_weights
+from model.draws import Draws
 from model.drop_path import DropPath
 from model.skateformer import WindowAttention, sinusoid
 from tests.model.draws import assert_normal, assert_uniform
@@ -79,6 +80,21 @@ def test_initial_values():
 def test_drop_path_grows_evenly():
     rates = [layer.rate for layer in build(**SLIM).modules() if isinstance(layer, DropPath)]
     assert rates == pytest.approx([0.2 * block / 7 for block in range(8) for _ in range(2)])
+
+
+def test_what_is_dropped_depends_on_the_step_alone():
+    encoder, x = build(**SLIM).train(), torch.randn(2, 3, 64, 20, 1)
+
+    def logits(*key):
+        torch.rand(1)  # what else was drawn does not matter
+        encoder.begin_step(key[1], 5, Draws(key))
+        with torch.no_grad():
+            return encoder(x)
+
+    first = logits(0, 2, 3)
+    assert torch.equal(logits(0, 2, 3), first)
+    for other in ((1, 2, 3), (0, 1, 3), (0, 2, 4)):
+        assert not torch.allclose(logits(*other), first, rtol=1e-2, atol=1e-2)
 
 
 def test_narrow_mlps():
