@@ -214,19 +214,12 @@ def test_evaluation_leaves_the_state_alone(trained):
 
 
 def test_bfloat16_autocast(trained):
-    encoder = copy.deepcopy(trained)
-    x = clips(encoder, 4)
+    x = clips(trained, 4)
     with torch.no_grad():
-        exact = encoder(x)
+        exact = trained(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rounded = encoder(x)
+            rounded = trained(x)
     assert largest_difference(rounded.float(), exact) <= 0.1
-
-    encoder.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = functional.cross_entropy(encoder(x), torch.zeros(4, dtype=torch.int64))
-    loss.backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.parameters())
 
 
 @pytest.mark.parametrize(

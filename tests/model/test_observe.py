@@ -13,6 +13,7 @@ from model import EncoderError, build_encoder, fitting_window, list_encoders
 from model.published_weights import load_published_weights
 from tests.heads.fixtures import close, load, part, rule
 from tests.model.parity import Fixture
+from tests.model.slim import slim
 
 USUAL_STAGES = {"low": (64, 52), "mid": (128, 26), "high": (256, 13), "fin": (256, 13)}
 STAGES = dict.fromkeys([name for name in list_encoders() if name not in ("hcn", "tacnn")], USUAL_STAGES) | {
@@ -29,10 +30,15 @@ STAGE_BLOCKS = dict.fromkeys(
 SUBSETS = {"agcn": 3, "ctrgcn": 3, "hypergcn": 8, "hyperformer": 9, "infogcn": 3}
 
 
-def build(name, window=52, persons=1):
+def build(name, window, persons=1):
     torch.manual_seed(0)
     return build_encoder(
-        name, skeleton=get_skeleton("nw-ucla"), num_classes=5, num_persons=persons, window=fitting_window(name, window)
+        name,
+        skeleton=get_skeleton("nw-ucla"),
+        num_classes=5,
+        num_persons=persons,
+        window=fitting_window(name, window),
+        **slim(name),
     )
 
 
@@ -53,7 +59,8 @@ def clips(encoder, number=2):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_shapes(name):
-    encoder = build(name)
+    window = fitting_window(name, 52)
+    encoder = build_encoder(name, skeleton=get_skeleton("nw-ucla"), num_classes=5, num_persons=1, window=window)
     assert encoder.stage_shapes == {stage: (*shape, 20) for stage, shape in STAGES[name].items()}
     subsets = 16 if name == "skateformer" else SUBSETS.get(name)
     assert encoder.relation_shape == (subsets and (subsets, 20, 20))
@@ -62,10 +69,10 @@ def test_shapes(name):
 
 def test_what_has_no_joints_or_no_relations_of_a_clip_shows_none():
     for name in ("hcn", "tacnn"):
-        assert build(name).shows == {"features"}
+        assert build(name, 52).shows == {"features"}
     for name, what in (("hcn", "stages"), ("hcn", "relations"), ("blockgcn", "relations")):
         with pytest.raises(EncoderError, match=f"shows no {what}"):
-            build(name).observe(torch.zeros(2, 3, 52, 20, 1), reads=[what])
+            build(name, 52).observe(torch.zeros(2, 3, 52, 20, 1), reads=[what])
 
 
 @pytest.mark.parametrize("window", [8, 7, 1])
