@@ -20,7 +20,7 @@ from common.files import ASIDE, user_path
 from common.words import did_you_mean
 from common.yaml_files import YamlError, parse_yaml, read_yaml
 from engine.errors import ConfigError
-from engine.schema import EXECUTION_KEYS, RunConfig, contradictions, flatten, instantiate, leaves
+from engine.schema import RunConfig, contradictions, flatten, in_effect, instantiate, leaves
 from engine.settings_pages import help_text
 from feeders.benchmarks import GENERATED, benchmark_name, get_benchmark
 from feeders.errors import DataError
@@ -114,14 +114,12 @@ def run_path(work_dir: str, benchmark: str, name: str) -> Path:
 def differing_keys(stored: dict[str, Any], config: RunConfig, ignore: Iterable[str] = ()) -> list[str]:
     """`key: stored -> now` for every setting that defines what a run computes and is not the same.
 
-    A setting that is younger than what was stored had its default.
+    A setting that is younger than what was stored had its default; those of a head that is off do not count.
     """
-    now, skipped = flatten(config), EXECUTION_KEYS | set(ignore)
-    before = {key: leaf.default for key, leaf in LEAVES.items()} | stored
+    now, before = flatten(config), {key: leaf.default for key, leaf in LEAVES.items()} | stored
+    compared = in_effect(before).keys() - (now.keys() - in_effect(now).keys()) - set(ignore)
     return [
-        f"{key}: {before[key]} -> {now.get(key, 'absent')}"
-        for key in sorted(before.keys() - skipped)
-        if before[key] != now.get(key)
+        f"{key}: {before[key]} -> {now.get(key, 'absent')}" for key in sorted(compared) if before[key] != now.get(key)
     ]
 
 

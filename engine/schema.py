@@ -395,3 +395,13 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         value = getattr(config, item.name)
         values |= flatten(value, f"{prefix}{item.name}.") if is_dataclass(value) else {prefix + item.name: value}
     return values
+
+
+def in_effect(values: dict[str, Any]) -> dict[str, Any]:
+    """Of settings by dotted key those that say what a run computes: none of a head that is off or of the execution."""
+    off = tuple(key.removesuffix("enabled") for key, value in values.items() if key.endswith(".enabled") and not value)
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in EXECUTION_KEYS and (key.endswith(".enabled") or not key.startswith(off))
+    }

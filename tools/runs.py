@@ -34,7 +34,7 @@ from common.files import ASIDE
 from common.yaml_files import read_yaml
 from engine.config import CONFIG_FILE, resolve
 from engine.logs import read_records
-from engine.schema import EXECUTION_KEYS, flatten, leaves
+from engine.schema import flatten, in_effect, leaves
 from heads.registry import HEADS, head_names
 from model.registry import option_defaults
 
@@ -140,14 +140,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def computed(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that say what a run computes: none of a head that is off; options of the encoder only where they are
-    not at their defaults."""
-    off = [key.removesuffix("enabled") for key, value in values.items() if key.endswith(".enabled") and value is False]
-    values = {
-        key: value
-        for key, value in values.items()
-        if key not in EXECUTION_KEYS and (key.endswith(".enabled") or not key.startswith(tuple(off)))
-    }
+    """The settings that say what a run computes, options of the encoder only where they are not at their defaults."""
+    values = in_effect(values)
     if values["model.options"]:
         defaults = option_defaults(values["model.name"])
         options = values["model.options"].items()

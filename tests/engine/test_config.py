@@ -346,6 +346,15 @@ def test_differing_keys_ignores_where_and_how_a_run_executes():
     assert differing_keys(stored, config_of(EXAMPLE, "--csre.temperature", "0.5")) == ["csre.temperature: 0.8 -> 0.5"]
 
 
+def test_differing_keys_ignores_the_settings_of_a_head_that_is_off():
+    words = ("--acl.memory", "1024", "--csre.temperature", "0.5")
+    plain = EXAMPLE.with_name("ctrgcn_joint.yaml")
+    assert differing_keys(flatten(config_of(plain)), config_of(plain, *words)) == []
+    for stored, now in ((plain, EXAMPLE), (EXAMPLE, plain)):
+        found = differing_keys(flatten(config_of(stored)), config_of(now, *words))
+        assert found == [f"csre.enabled: {stored == EXAMPLE} -> {now == EXAMPLE}"]
+
+
 def test_mistakes_are_reported_before_torch_is_imported():
     """The front door answers a typo with one line and exit code 2, without the wait for torch."""
     code = (
