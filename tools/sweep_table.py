@@ -1,7 +1,7 @@
 """What the settings of training heads change: each of a sweep against the runs without heads, in pairs of seeds.
 
-All numbers are of the last epoch, from records alone. Runs belong together if they differ in their heads, the heads'
-settings and the seed only.
+All numbers are of the last epoch, unless they are said to be of the best, and from records alone. Runs belong together
+if they differ in their heads, the heads' settings and the seed only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ PARTS = {"held-out part": ("validation_curve", ORANGE), "test part": ("curve", B
 
 
 class Setting(NamedTuple):
-    """One setting of a sweep: its records, and by part its difference to the baseline (None: none to compare with)."""
+    """One setting of a sweep: its title, without what all settings of a head share; its records; by part its difference
+    to the baseline (None: none to compare with)."""
 
     title: str
     records: list[Record]
@@ -46,11 +47,12 @@ def sweeps(records: Sequence[Record]) -> list[list[Setting]]:
             families[json.dumps(alike, sort_keys=True)][_title(record)].append(record)
     found = []
     for _, family in sorted(families.items()):
-        titles = sorted(family, key=lambda title: (bool(family[title][0]["heads"]), title))
+        titles = sorted(family, key=lambda title: (len(family[title][0]["heads"]), title))
         baseline = family[titles[0]]
         if len(titles) > 2 and not baseline[0]["heads"]:
-            rows = [Setting(title, sorted(family[title], key=lambda record: record["seed"]), {}) for title in titles]
-            found.append([row._replace(differences=_differences(baseline, row)) for row in rows])
+            groups = [sorted(family[title], key=lambda record: record["seed"]) for title in titles]
+            shared = _shared([group[0] for group in groups])
+            found.append([Setting(_title(group[0], shared), group, _differences(baseline, group)) for group in groups])
     return found
 
 
@@ -61,12 +63,14 @@ def of_rivals(found: Sequence[list[Setting]]) -> list[list[Setting]]:
 
 def table_of(found: Sequence[Sequence[Setting]]) -> Table:
     """A row for each setting: means and spreads over seeds, and differences with their 95 % t-intervals."""
-    rows = [["benchmark", "run", "epochs", "seeds", *(head for part in PARTS for head in (part, "difference"))]]
+    heads = [head for part in PARTS for head in (part, "difference")]
+    rows = [["benchmark", "run", "epochs", "seeds", *heads, "test part, best epoch"]]
     for setting in (setting for settings in found for setting in settings):
         cells = []
         for part, difference in setting.differences.items():
             margin = f" ± {difference.margin:.1f}" if difference and difference.margin is not None else ""
             cells += [spread(setting.last(part)), f"{difference.mean:+.1f}{margin}" if difference else ""]
+        cells.append(spread([record["best"]["top1"] for record in setting.records]))
         benchmark, epochs = benchmark_title(setting.records[0]["benchmark"]), str(setting.records[0]["epochs"])
         rows.append([benchmark, setting.title, epochs, str(len(setting.records)), *cells])
     return rows
@@ -74,7 +78,7 @@ def table_of(found: Sequence[Sequence[Setting]]) -> Table:
 
 def draw(found: Sequence[Sequence[Setting]], path: Path) -> None:
     """The differences with their intervals, as PNG: one panel for each sweep."""
-    heights = [len(settings) for settings in found]
+    heights = [len(settings) - 1 for settings in found]
     with plt.style.context(STYLE):
         figure, grid = plt.subplots(
             len(found), 1, squeeze=False, figsize=(7, 1.1 + 0.36 * sum(heights)), height_ratios=heights
@@ -91,7 +95,7 @@ def draw(found: Sequence[Sequence[Setting]], path: Path) -> None:
                     axes.errorbar(means, places, xerr=margins, fmt="o", color=colour, capsize=3, label=part)
             axes.axvline(0, color="black", linewidth=0.8)
             axes.set_yticks(range(len(others)), [setting.title for setting in others])
-            axes.invert_yaxis()
+            axes.set_ylim(len(others) - 0.5, -0.5)
             benchmark, epochs = (baseline.records[0][key] for key in ("benchmark", "epochs"))
             about = f"{benchmark_title(benchmark)}, {epochs} epochs, {len(baseline.records)} seeds"
             axes.set_title(f"{about}: difference to {baseline.title}", loc="left")
@@ -101,15 +105,14 @@ def draw(found: Sequence[Sequence[Setting]], path: Path) -> None:
         plt.close(figure)
 
 
-def _differences(baseline: Sequence[Record], setting: Setting) -> dict[str, Difference | None]:
+def _differences(baseline: Sequence[Record], group: Sequence[Record]) -> dict[str, Difference | None]:
     differences: dict[str, Difference | None] = dict.fromkeys(PARTS)
     for part, (curve, _) in PARTS.items():
         sides: list[dict[int, float]] = [
-            {record["seed"]: record[curve][-1] for record in side if curve in record}
-            for side in (baseline, setting.records)
+            {record["seed"]: record[curve][-1] for record in side if curve in record} for side in (baseline, group)
         ]
         seeds = sorted(sides[0].keys() & sides[1].keys())
-        if seeds and setting.records[0]["heads"]:
+        if seeds and group[0]["heads"]:
             differences[part] = paired_difference(*([side[seed] for seed in seeds] for side in sides))
     return differences
 
@@ -118,14 +121,32 @@ def _of_heads(key: str) -> bool:
     return key.partition(".")[0] in (*HEADS, OWN)
 
 
-def _title(record: Record) -> str:
-    """`HCN + CSRE, temperature 0.1`: the heads, and their settings that are not those of the recipe."""
-    changed = variation(record)
-    settings = record["settings"] if changed is None else changed
-    varied = {key.partition(".")[2]: value for key, value in settings.items() if _of_heads(key)}
+def _title(record: Record, shared: Sequence[str] = ()) -> str:
+    """`HCN + CSRE, temperature 0.1`: the heads and their settings, without the recipe's and those in `shared`."""
+    varied = {key.partition(".")[2]: value for key, value in _varied(record).items() if key not in shared}
     return ", ".join(
         [title_of(record["encoder"], record["heads"]), *(f"{key} {_text(value)}" for key, value in varied.items())]
     )
+
+
+def _varied(record: Record) -> dict[str, Any]:
+    changed = variation(record)
+    settings = record["settings"] if changed is None else changed
+    return {key: value for key, value in settings.items() if _of_heads(key)}
+
+
+def _shared(records: Sequence[Record]) -> list[str]:
+    """The settings that tell none of these runs apart, as all with their head have them."""
+    values = defaultdict(list)
+    for record in records:
+        for key, value in _varied(record).items():
+            values[key].append(value)
+    heads = [head for record in records for head in record["heads"]]
+    return [
+        key
+        for key, found in values.items()
+        if len(found) == heads.count(key.partition(".")[0]) and all(value == found[0] for value in found)
+    ]
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,8 @@ from tools.sweep_table import draw, of_rivals, sweeps, table_of
 
 def record(seed: int, test: float, held_out: float | None = None, heads=("csre",), **settings):
     made = run(seed, heads=heads, **{"optim.epochs": 7, **settings})
-    return made | {"curve": [1.0, test]} | ({} if held_out is None else {"validation_curve": [2.0, held_out]})
+    best = {"best": {"epoch": 1, "top1": test + 1}}
+    return made | best | {"curve": [1.0, test]} | ({} if held_out is None else {"validation_curve": [2.0, held_out]})
 
 
 @pytest.fixture
@@ -29,12 +30,28 @@ def test_settings_are_compared_with_the_run_without_heads_that_is_alike_otherwis
     titles = ["CTR-GCN", "CTR-GCN + CSRE", "CTR-GCN + CSRE, branches spatial", "CTR-GCN + CSRE, temperature 0.1"]
     assert [setting.title for setting in found] == titles
     rows = table_of([found])
-    assert rows[1][1:] == ["CTR-GCN", "7", "2", "82.00 ± 2.83", "", "91.00 ± 1.41", ""]
+    assert rows[1][1:] == ["CTR-GCN", "7", "2", "82.00 ± 2.83", "", "91.00 ± 1.41", "", "92.00 ± 1.41"]
     cold = row_of([row[1:] for row in rows[:1]] + [row[1:] for row in rows if row[1] == titles[3]], seeds="3")
     margin = t.ppf(0.975, 1) * 0.5  # of the differences +1 and +2 of seeds 1 and 2; seed 3 has no baseline
     assert cold["difference"] == f"+1.5 ± {margin:.1f}"
-    assert rows[3][-1] == "-1.0", "one pair has no interval"
-    assert rows[2][4:] == ["", "", "88.00", "-2.0"], "a part that was not tested"
+    assert rows[3][-2] == "-1.0", "one pair has no interval"
+    assert rows[2][4:] == ["", "", "88.00", "-2.0", "89.00"], "a part that was not tested"
+
+
+def test_what_all_runs_of_a_head_have_in_common_is_in_no_title(records):
+    few, with_fr_head = {"csre.positives.hard": 3}, {"fr_head.enabled": True}
+    rivals = [
+        record(1, 90.0, heads=()),
+        record(1, 91.0, heads=("fr_head",), **with_fr_head, **{"fr_head.temperature": 0.5}),
+    ]
+    both = record(1, 92.0, heads=("csre", "fr_head"), **few, **with_fr_head, **{"fr_head.temperature": 0.25})
+    (found,) = sweeps([*rivals, record(1, 93.0, **few), both])
+    assert [setting.title for setting in found] == [
+        "CTR-GCN",
+        "CTR-GCN + CSRE",
+        "CTR-GCN + FR-Head, temperature 0.5",
+        "CTR-GCN + CSRE + FR-Head, temperature 0.25",
+    ]
 
 
 def test_sweeps_of_one_head_compare_no_rivals(records):
