@@ -21,6 +21,9 @@ from graph import get_skeleton
 GROWTH = 1.2
 """The room for coordinates grows by this factor; the system extends large arrays where they are, without a copy."""
 
+FARTHEST = 10.0
+"""From the middle of an image that spans -1 to 1, in 2-D clips: joints may be found outside of it, but not so far."""
+
 Reading = tuple[PackedStore | None, list[BadClip]]
 """What a reader gives: the store, None when no clip can be used, and the clips that cannot be."""
 
@@ -33,6 +36,7 @@ class ClipCollector:
         self.joints = get_skeleton(benchmark.skeleton).num_joints
         self.class_names = benchmark.class_names
         self.most_persons = benchmark.num_persons
+        self.is_2d = benchmark.transforms == "2d"
         self.bad: list[BadClip] = []
         self._rows = np.empty((0, self.joints, 3), np.float32)
         self._filled = 0
@@ -46,8 +50,8 @@ class ClipCollector:
 
     def add(self, name: str, label: int, metadata: Mapping[str, int], clip: np.ndarray) -> None:
         """Take (T, M, V, 3) numbers; persons behind the last one that is there are dropped. A clip with no frame, no
-        person, more persons than the benchmark has, NaN, numbers beyond float32, another number of joints or a label
-        without a class is refused."""
+        person, more persons than the benchmark has, NaN, numbers beyond float32, another number of joints, pixels where
+        coordinates of the image belong or a label without a class is refused."""
         with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
             clip = clip.astype(np.float32, copy=False)
         if reason := fault_of(clip) or self._misfit(label, clip):
@@ -93,6 +97,10 @@ class ClipCollector:
     def _misfit(self, label: int, clip: np.ndarray) -> str | None:
         if clip.shape[2] != self.joints:
             return f"{clip.shape[2]} joints, the skeleton {self.skeleton} has {self.joints}"
+        if self.is_2d and (largest := np.abs(clip[..., :2]).max()) > FARTHEST:
+            return (
+                f"coordinates up to {largest:g}: are these pixels? normalise them first (feeders.normalise_keypoints)"
+            )
         if not 0 <= label < len(self.class_names):
             return f"label {label} must be in 0 .. {len(self.class_names) - 1}, one per class"
         return None

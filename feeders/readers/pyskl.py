@@ -28,8 +28,6 @@ from feeders.ntu.names import parse_name
 from feeders.readers.collector import ClipCollector, Reading
 from graph import get_skeleton
 
-IMAGE_SIZE = (1080, 1920)
-"""Height and width where a 2-D annotation does not say them, as in PYSKL."""
 SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
 
 
@@ -47,13 +45,14 @@ def read_pyskl(path: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLIT
     content = _load(path)
     protocols = _protocols(path, content["split"])
     _refuse_other_dataset(path, benchmark, protocols)
+    is_2d = benchmark.transforms == "2d"
+    _refuse_other_kind(path, benchmark, content["annotations"], is_2d)
     sides = {
         SIDE_COLUMN if protocol in ("", benchmark.protocol) else f"{SIDE_COLUMN}_{protocol}": ids
         for protocol, ids in protocols.items()
     }
     chosen = {SIDES[split] for split in splits}
     centre = get_skeleton(benchmark.skeleton).centre
-    is_2d = benchmark.transforms == "2d"
     collector = ClipCollector(benchmark)
     seen: set[str] = set()
     numbers = _numbers_in_names(content["annotations"])
@@ -102,9 +101,10 @@ def _image_clip(entry: dict[str, Any]) -> np.ndarray:
     """The 2-D annotation as (T, M, V, 3) float32."""
     keypoint = _array(entry, "keypoint", ("persons", "frames", "joints", 2))
     confidence = _array(entry, "keypoint_score", keypoint.shape[:3])
-    size = entry.get("img_shape", IMAGE_SIZE)
+    size: Any = entry.get("img_shape")
     if type(size) not in (tuple, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise UnusableClip(f"img_shape is {size!r}, expected (height, width) in pixels")
+        given = "missing" if size is None else repr(size)
+        raise UnusableClip(f"img_shape is {given}, expected (height, width) of its images in pixels")
     return normalise_keypoints(keypoint, confidence, (size[0], size[1])).swapaxes(0, 1)
 
 
@@ -176,6 +176,16 @@ def _refuse_other_dataset(path: Path, benchmark: Benchmark, protocols: Iterable[
             f"{path}: its splits are those of {known.dataset}, benchmark {benchmark.name} needs {benchmark.dataset}; "
             f"set data.benchmark to {known.name}, or name another file"
         )
+
+
+def _refuse_other_kind(path: Path, benchmark: Benchmark, annotations: list[Any], is_2d: bool) -> None:
+    """One error for a whole file that is 2-D where the benchmark is 3-D, or the other way round."""
+    keypoints = (entry.get("keypoint") for entry in annotations if type(entry) is dict)
+    sizes = {array.values.shape[-1] for array in keypoints if type(array) is Array and array.values is not None}
+    if sizes == {3 if is_2d else 2}:
+        given, needed = ("3-D", "2-D") if is_2d else ("2-D", "3-D")
+        fix = "name a 2-D file" if is_2d else "describe them in a benchmark file with transforms: 2d (docs/data.md)"
+        raise DataError(f"{path}: {given} annotations, benchmark {benchmark.name} takes {needed} ones; {fix}")
 
 
 def _numbers_in_names(annotations: list[Any]) -> dict[str, dict[str, int]]:

@@ -43,6 +43,17 @@ def opened(folder: Path, **options: object):
     return open_store(get_benchmark(str(folder / "mine.yaml")), **options)
 
 
+def test_pixels_are_no_coordinates_of_a_2d_clip(folder):
+    clips = folder / "clips"
+    for name, largest in (("a", 1.5), ("b", 640.0), ("below/c", 9.0)):
+        clip = np.full((4, 1, 17, 3), largest)
+        clip[..., 2] = 0.9
+        np.save(clips / f"{name}.npy", clip)
+    (folder / "mine.yaml").write_text("{skeleton: coco, classes: [wave, grab], path: clips, transforms: 2d}")
+    with pytest.raises(BadClipsError, match=r"1 of 3 clips(?s:.*)b: coordinates up to 640: .*normalise_keypoints"):
+        opened(folder)
+
+
 def test_clips_come_as_the_table_says(folder):
     store, skipped, remarks = opened(folder)
     assert skipped == ()
