@@ -50,6 +50,11 @@ _PRESETS = (
     _Preset("ctrgcn", {_J: 1, _B: 1}),
     _Preset("ctrgcn", {_J: 0.6, _B: 0.6, _JM: 0.4}),
     _Preset("ctrgcn", _four(0.6, 0.6, 0.4, 0.4)),
+    _Preset("shiftgcn", {_J: 1, _B: 1}),
+    _Preset("shiftgcn", _four(0.6, 0.6, 0.4, 0.4)),
+    _Preset("dcgcn", _four(0.7, 0.7, 0.3, 0.3)),
+    _Preset("pyskl", {_J: 1, _B: 1}),  # of probabilities, which its score files hold
+    _Preset("pyskl", _four(2, 2, 1, 1)),
     *(
         _Preset(name, weights)
         for name in ("hypergcn", "hypergcn_large")

@@ -107,7 +107,7 @@ def test_refusals_of_published_scores(refused, reference):
     assert "did you mean 'hyperformer'" in refused(*with_labels, "--weights", "hyperfromer")
     assert "numbers or one preset" in refused("--labels", labels, "--weights", "ctrgcn", *files)
     assert "add --benchmark" in refused(*with_labels, "--weights", "frhead")
-    assert "defined there are equal, agcn, ctrgcn, hypergcn, hypergcn_large, infogcn" in refused(
+    assert "defined there are equal, agcn, ctrgcn, shiftgcn, pyskl, hypergcn, hypergcn_large, infogcn" in refused(
         *files[:2], "--labels", labels, "--weights", "frhead", "--benchmark", "nw-ucla"
     )
     assert "did you mean 'bone'" in refused(*with_labels, "--streams", "joint", "bnoe", "joint_motion", "bone_motion")

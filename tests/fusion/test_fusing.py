@@ -195,6 +195,11 @@ def test_few_classes_are_all_within_five():
         ("ctrgcn", (J, B), "ntu60-xsub", [1, 1]),
         ("ctrgcn", (J, B, JM), None, [0.6, 0.6, 0.4]),
         ("ctrgcn", (BM, JM, B, J), "demo", [0.4, 0.4, 0.6, 0.6]),
+        ("shiftgcn", (J, B), None, [1, 1]),
+        ("shiftgcn", STREAMS, "nw-ucla", [0.6, 0.6, 0.4, 0.4]),
+        ("dcgcn", (J, JM, B, BM), None, [0.7, 0.3, 0.7, 0.3]),
+        ("pyskl", (B, J), None, [1, 1]),
+        ("pyskl", STREAMS, "ntu60-xsub", [2, 2, 1, 1]),
         ("frhead", STREAMS, "ntu60-xsub", [2, 2, 1, 1]),
         ("frhead", STREAMS, "ntu60-xview", [0.6, 0.6, 0.4, 0.4]),
         ("frhead", (J, JM, B, BM), "ntu120-xset", [0.6, 0.3, 0.75, 0.15]),
@@ -220,16 +225,16 @@ def test_presets(name, streams, benchmark, weights):
             "agcn",
             STREAMS,
             "nw-ucla",
-            "4 streams .* on nw-ucla; defined there are equal, ctrgcn, frhead, hyperformer, blockgcn",
+            "4 streams .* on nw-ucla; .* equal, ctrgcn, shiftgcn, dcgcn, pyskl, frhead, hyperformer, blockgcn",
         ),
         (
             "frhead",
             (J, B),
             "nw-ucla",
-            r"2 streams .*; .* equal, agcn, ctrgcn, hypergcn, hypergcn_large, infogcn",
+            r"2 streams .*; .* equal, agcn, ctrgcn, shiftgcn, pyskl, hypergcn, hypergcn_large, infogcn",
         ),
         ("ctrgcn", (J, JM), None, r"2 streams \(joint, joint_motion\); defined there are equal, infogcn"),
-        ("blockgcn", STREAMS, "demo", "on demo; defined there are equal, ctrgcn, infogcn"),
+        ("blockgcn", STREAMS, "demo", "on demo; defined there are equal, ctrgcn, shiftgcn, dcgcn, pyskl, infogcn"),
         ("blockgcn", STREAMS, None, "differs between benchmarks; add --benchmark .*ntu60-xsub.*nw-ucla"),
         ("infogcn", (J, None), None, "not defined"),
     ],
@@ -240,8 +245,8 @@ def test_presets_that_are_not_defined(name, streams, benchmark, message):
 
 
 def test_preset_names():
-    published = {"agcn", "ctrgcn", "frhead", "hyperformer", "blockgcn", "infogcn", "hypergcn", "hypergcn_large"}
-    assert set(PRESETS) == {"equal"} | published
+    encoders = {"agcn", "ctrgcn", "shiftgcn", "dcgcn", "hyperformer", "blockgcn", "infogcn", "hypergcn"}
+    assert set(PRESETS) == {"equal", "frhead", "pyskl", "hypergcn_large"} | encoders
 
 
 # Fitting
