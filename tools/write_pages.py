@@ -19,6 +19,7 @@ from engine.schema import RunConfig, flatten
 from engine.settings_pages import configuration_page
 from feeders.benchmarks import get_benchmark
 from heads.registry import head_names
+from model.registry import option_defaults
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("ntu60-xsub", "ntu60-xview", "ntu120-xsub", "ntu120-xset", "nw-ucla")
@@ -130,7 +131,8 @@ def _recipes(published: dict[str, Any]) -> Iterator[Recipe]:
             config = _load(folder / f"{encoder.replace('+', '_')}_joint.yaml")
             facts = get_benchmark(benchmark)
             settings = flatten(config)
-            settings |= {f"model.options.{key}": value for key, value in config.model.options.items()}
+            options = option_defaults(config.model.name) | config.model.options
+            settings |= {f"model.options.{key}": value for key, value in options.items()}
             for name in ("window", "repeat", *(OF_NTU if facts.transforms == "ntu" else ())):
                 if settings[f"data.{name}"] is None:
                     settings[f"data.{name}"] = getattr(facts, name)
