@@ -28,6 +28,8 @@ class Source:
     """Of the published tensors, where they are not equal parts of ours."""
     constant: Tensor | None = None
     """What the published tensor is in all weights, where it is no state of ours: checked, not kept."""
+    hint: str = ""
+    """What to try where a published tensor is not this constant."""
 
     def joined(self, parts: list[Tensor]) -> Tensor:
         """Our tensor of the published ones; RuntimeError when they do not fit together."""

@@ -129,7 +129,7 @@ def _check_constants(sources: Mapping[str, Source], state: Mapping[str, Tensor])
             if given.shape != expected.shape or not torch.allclose(given, expected, rtol=0, atol=1e-6):
                 raise WeightsError(
                     f"{name}: not the constant that it is in published weights; were these trained with this skeleton "
-                    "and network?"
+                    f"and network?{source.hint}"
                 )
 
 

@@ -29,6 +29,7 @@ from model.ten_blocks import NormedBlocksEncoder
 
 SUBSETS = 3
 KERNEL_FRAMES = 9
+OTHER_TIPS = " PYSKL's graph of NTU needs model.options.tips_on_hands true, the authors' false"
 PUBLISHED_LAYERS = {
     "gcn.conv": "gcn.conv",
     "gcn.bn": "tcn.0",
@@ -99,7 +100,7 @@ class STGCN(NormedBlocksEncoder):
         table = same(self.data_bn.norm, "data_bn.norm", "data_bn")
         kernel = (*self.fc.linear.weight.shape, 1, 1)
         table |= joined(self.fc.linear, "fc.linear", ["fcn"], weight_shape=kernel)
-        table["adjacency"] = Source(("A",), constant=self.get_buffer("blocks.l1.gcn.adjacency"))
+        table["adjacency"] = Source(("A",), constant=self.get_buffer("blocks.l1.gcn.adjacency"), hint=OTHER_TIPS)
         for number, (name, block) in enumerate(self.blocks.items()):
             table[f"blocks.{name}.gcn.importance"] = Source((f"edge_importance.{number}",))
             layers = dict(block.named_modules())
@@ -136,4 +137,4 @@ class WeightedGraphConvolution(PublishedModule):
     def published_names(self) -> dict[str, Source]:
         """PYSKL's names, of a block that holds the graph and its weights; the authors' are in STGCN."""
         table = same(self.conv, "conv", "conv") | same(self.bn, "bn", "bn") | {"importance": Source(("PA",))}
-        return table | {"adjacency": Source(("A",), constant=self.adjacency)}
+        return table | {"adjacency": Source(("A",), constant=self.adjacency, hint=OTHER_TIPS)}
