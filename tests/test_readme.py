@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from graph import get_skeleton
+from model import list_encoders
 from tests.documents import REPOSITORY, code_block, read, train_on_the_demo
 
 README = read("README.md")
@@ -53,6 +54,10 @@ def test_an_encoder_of_ones_own_trains_from_the_front_door(demo, tmp_path, monke
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:config|docs|data)/[\w./-]+\.(?:yaml|md|svg|png)", README))))
 def test_every_file_that_is_named_is_there(path):
     assert (REPOSITORY / path).exists()
+
+
+def test_every_encoder_is_named():
+    assert set(list_encoders()) <= set(re.findall(r"`(\w+)`", README))
 
 
 def test_the_method_stands_as_a_picture_in_the_readme():
