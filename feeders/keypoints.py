@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 UNSEEN = 0.01
 """Joints of this confidence or less lie in the middle of the image (PYSKL, `PreNormalize2D`)."""
 
+FARTHEST = 10.0
+"""From the middle of an image that spans -1 to 1: joints may be found outside of it, but not so far."""
+
 
 def normalise_keypoints(
     keypoints: NDArray[np.floating], confidence: NDArray[np.floating], image_size: tuple[int, int]
@@ -26,3 +29,11 @@ def normalise_keypoints(
         points = (keypoints.astype(np.float32) - half) / half
     seen = confidence.astype(np.float32)[..., None]
     return np.concatenate([np.where(seen > UNSEEN, points, np.float32(0)), seen], axis=-1)
+
+
+def fault_of_keypoints(clip: NDArray[np.floating]) -> str | None:
+    """Why numbers (..., V, 3) cannot be what `normalise_keypoints` gives, or None."""
+    largest = np.abs(clip[..., :2]).max(initial=0)
+    if not largest > FARTHEST:  # NaN is somebody else's business
+        return None
+    return f"coordinates up to {largest:g}: are these pixels? normalise them first (feeders.normalise_keypoints)"

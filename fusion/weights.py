@@ -53,7 +53,7 @@ _PRESETS = (
     _Preset("shiftgcn", {_J: 1, _B: 1}),
     _Preset("shiftgcn", _four(0.6, 0.6, 0.4, 0.4)),
     _Preset("dcgcn", _four(0.7, 0.7, 0.3, 0.3)),
-    _Preset("pyskl", {_J: 1, _B: 1}),  # of probabilities, which its score files hold
+    _Preset("pyskl", {_J: 1, _B: 1}),  # there of probabilities, not of logits
     _Preset("pyskl", _four(2, 2, 1, 1)),
     *(
         _Preset(name, weights)

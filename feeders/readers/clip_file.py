@@ -20,6 +20,7 @@ from feeders.benchmarks import Benchmark
 from feeders.choices import Split
 from feeders.errors import DataError, reading, why
 from feeders.feeder import ALONE
+from feeders.keypoints import fault_of_keypoints
 from feeders.ntu.actors import choose_actors
 from feeders.ntu.raw import parse_skeleton
 from feeders.store.packed import PackedStore
@@ -108,7 +109,7 @@ def pack_clips(
 ) -> PackedStore:
     """A store of loose clips (T, M, V, 3) that a `Feeder` of this benchmark takes for one side; their labels are 0.
 
-    Raises `DataError`, naming the clip, when its joints or persons are not the benchmark's.
+    Raises `DataError`, naming the clip, when its joints or persons are not the benchmark's, or it holds pixels.
     """
     skeleton = get_skeleton(benchmark.skeleton)
     for name, clip in zip(names, clips, strict=True):
@@ -116,6 +117,8 @@ def pack_clips(
             raise DataError(f"{name}: {clip.shape[2]} joints; benchmark {benchmark.name} has {skeleton.num_joints}")
         if clip.shape[1] > benchmark.num_persons:
             raise DataError(f"{name}: {clip.shape[1]} persons; benchmark {benchmark.name} has {benchmark.num_persons}")
+        if benchmark.transforms == "2d" and (reason := fault_of_keypoints(clip)):
+            raise DataError(f"{name}: {reason}")
     return PackedStore.from_clips(
         clips,
         labels=[0] * len(clips),

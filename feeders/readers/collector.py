@@ -13,6 +13,7 @@ import torch
 
 from feeders.benchmarks import Benchmark
 from feeders.errors import BadClip
+from feeders.keypoints import fault_of_keypoints
 from feeders.split import stored_skeleton
 from feeders.store.catalogue import Catalogue, fault_of
 from feeders.store.packed import PackedStore
@@ -20,9 +21,6 @@ from graph import get_skeleton
 
 GROWTH = 1.2
 """The room for coordinates grows by this factor; the system extends large arrays where they are, without a copy."""
-
-FARTHEST = 10.0
-"""From the middle of an image that spans -1 to 1, in 2-D clips: joints may be found outside of it, but not so far."""
 
 Reading = tuple[PackedStore | None, list[BadClip]]
 """What a reader gives: the store, None when no clip can be used, and the clips that cannot be."""
@@ -97,10 +95,8 @@ class ClipCollector:
     def _misfit(self, label: int, clip: np.ndarray) -> str | None:
         if clip.shape[2] != self.joints:
             return f"{clip.shape[2]} joints, the skeleton {self.skeleton} has {self.joints}"
-        if self.is_2d and (largest := np.abs(clip[..., :2]).max()) > FARTHEST:
-            return (
-                f"coordinates up to {largest:g}: are these pixels? normalise them first (feeders.normalise_keypoints)"
-            )
+        if self.is_2d and (reason := fault_of_keypoints(clip)):
+            return reason
         if not 0 <= label < len(self.class_names):
             return f"label {label} must be in 0 .. {len(self.class_names) - 1}, one per class"
         return None

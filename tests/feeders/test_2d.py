@@ -9,6 +9,7 @@ import torch
 from feeders import DataError, Feeder, get_benchmark, normalise_keypoints, open_store
 from feeders.demo.generator import generate_demo
 from feeders.demo.image import filmed
+from feeders.readers.clip_file import pack_clips
 from feeders.streams import StreamBuilder
 from graph import get_skeleton, root_partition, spatial_partition
 
@@ -29,6 +30,17 @@ def test_the_image_spans_minus_one_to_one_and_unseen_joints_lie_in_its_middle():
     assert given.dtype == np.float32
     np.testing.assert_array_equal(given[:, :2], [[-1, -1], [1, 1], [0, 0], [0, 0], [0, 0]])
     np.testing.assert_array_equal(given[:, 2], confidence)
+
+
+def test_a_loose_clip_of_pixels_is_refused():
+    clip = np.full((4, 1, 17, 3), 0.9)
+    clip[2, 0, 5, 0] = 320
+    with pytest.raises(DataError, match=r"wave: coordinates up to 320: .*feeders\.normalise_keypoints"):
+        pack_clips([clip], ["wave"], BENCHMARK)
+    clip[2, 0, 5, 0] = -1.8
+    assert len(pack_clips([clip], ["wave"], BENCHMARK)) == 1
+    with pytest.raises(DataError, match="is empty"):
+        pack_clips([clip[:0]], ["wave"], BENCHMARK)
 
 
 def test_the_graph_of_coco():
