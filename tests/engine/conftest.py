@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import main
 
@@ -67,3 +68,16 @@ def call(clip_folder, tmp_path, capsys) -> Callable[..., Outcome]:
 def run_folder(tmp_path) -> Path:
     """Where `call` leaves its run."""
     return tmp_path / "runs" / "nw-ucla" / "small"
+
+
+@pytest.fixture
+def coarse_figures(monkeypatch) -> None:
+    """Figures have few pixels and an empty PDF: painting takes most of their time."""
+    paint = Figure.savefig
+
+    def save(figure: Figure, path: Path) -> None:
+        path.touch()
+        if path.suffix == ".png":
+            paint(figure, path, dpi=20)
+
+    monkeypatch.setattr(Figure, "savefig", save)

@@ -13,11 +13,10 @@ from engine.evaluate import Accuracy, measure
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list:
-    """The figures that were saved, kept open for the test; laid out, but not painted, which takes most of the time."""
+def drawn(monkeypatch, coarse_figures) -> list:
+    """The figures that were saved, kept open for the test."""
     kept: list = []
     monkeypatch.setattr(figures.plt, "close", kept.append)
-    monkeypatch.setattr(figures.plt.Figure, "savefig", lambda figure, _: figure.draw_without_rendering())
     yield kept
     monkeypatch.undo()
     for figure in kept:

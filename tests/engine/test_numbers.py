@@ -85,7 +85,7 @@ def build_small(call, *words: str) -> Experiment:
     return build(resolved.config)
 
 
-def test_an_epoch_whose_steps_were_all_skipped_says_so(call, run_folder, monkeypatch):
+def test_an_epoch_whose_steps_were_all_skipped_says_so(call, run_folder, monkeypatch, coarse_figures):
     poison(monkeypatch, list(range(80)))
     done = call("--optim.on_non_finite", "skip", "--log.figures", "true")
     assert done.code == 0, done.err

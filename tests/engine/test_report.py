@@ -20,7 +20,7 @@ def test_features_without_spread_have_no_embedding(call, run_folder, tmp_path):
     assert not (run_folder / "tsne.npz").exists()
 
 
-def test_numbers_are_written_before_anything_is_drawn(call, run_folder, monkeypatch):
+def test_numbers_are_written_before_anything_is_drawn(call, run_folder, monkeypatch, coarse_figures):
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -29,7 +29,7 @@ def test_numbers_are_written_before_anything_is_drawn(call, run_folder, monkeypa
     assert json.loads((run_folder / "results.json").read_text())["last"]["epoch"] == 1
 
 
-def test_figures_name_the_weights_that_they_show(call, monkeypatch):
+def test_figures_name_the_weights_that_they_show(call, monkeypatch, coarse_figures):
     titles = {}
     monkeypatch.setattr(engine.report, "draw_tsne", lambda *rest: titles.setdefault("tsne", rest[3]))
     monkeypatch.setattr(engine.report, "draw_per_class", lambda _, __, title, path: titles.setdefault(path.stem, title))

@@ -124,7 +124,7 @@ def test_environment_command_and_pictures(run):
     }
 
 
-def test_a_run_ends_with_its_page(call, run_folder):
+def test_a_run_ends_with_its_page(call, run_folder, coarse_figures):
     done = call("--log.figures", "true")
     assert done.code == 0, done.err
     page = Page((run_folder / PAGE).read_text())
