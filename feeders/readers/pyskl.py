@@ -28,6 +28,8 @@ from feeders.ntu.names import parse_name
 from feeders.readers.collector import ClipCollector, Reading
 from graph import get_skeleton
 
+IMAGE_SIZE = (1080, 1920)
+"""Height and width where a 2-D annotation does not say them, as in PYSKL."""
 SIDE_WORDS: dict[str, Split] = {"train": "train", "val": "test", "test": "test"}
 
 
@@ -101,10 +103,9 @@ def _image_clip(entry: dict[str, Any]) -> np.ndarray:
     """The 2-D annotation as (T, M, V, 3) float32."""
     keypoint = _array(entry, "keypoint", ("persons", "frames", "joints", 2))
     confidence = _array(entry, "keypoint_score", keypoint.shape[:3])
-    size: Any = entry.get("img_shape")
+    size = entry.get("img_shape", IMAGE_SIZE)
     if type(size) not in (tuple, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        given = "missing" if size is None else repr(size)
-        raise UnusableClip(f"img_shape is {given}, expected (height, width) of its images in pixels")
+        raise UnusableClip(f"img_shape is {size!r}, expected (height, width) in pixels")
     return normalise_keypoints(keypoint, confidence, (size[0], size[1])).swapaxes(0, 1)
 
 

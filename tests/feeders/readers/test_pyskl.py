@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy._core.numeric import _frombuffer
 
 from feeders import DataError, Feeder, get_benchmark, open_store
@@ -253,6 +254,16 @@ def test_2d_clips_become_coordinates_of_the_image_with_confidence(write, own):
     assert next(Feeder(store, own, "test").epoch(0, 1)).x.shape == (1, 3, 64, 17, 2)
 
 
+def test_an_image_without_a_size_is_full_hd(write, own):
+    entries = [image_annotation(f"clip {i}", 1, 4) for i in range(2)]
+    for entry in entries:
+        del entry["img_shape"]
+        entry["keypoint"] = np.full((1, 4, 17, 2), (1920, 540), np.float32)
+        entry["keypoint_score"][:] = 1
+    store = open_store(own, write(image_content(*entries))).store
+    assert (store.clip(0)[..., :2] == torch.tensor([1.0, 0.0])).all()
+
+
 def test_a_file_of_the_other_kind_is_one_error(write, own):
     with pytest.raises(DataError, match=r"3-D annotations, benchmark videos takes 2-D ones; name a 2-D file$"):
         read_pyskl(write(content()), own)
@@ -271,7 +282,6 @@ def test_a_file_of_the_other_kind_is_one_error(write, own):
         ({"keypoint_score": np.ones((1, 3, 17), np.float16)}, r"keypoint_score is .* expected \(1, 4, 17\)"),
         ({"keypoint_score": None}, "keypoint_score is none"),
         ({"img_shape": (480, 0)}, r"img_shape is \(480, 0\), expected \(height, width\)"),
-        ({"img_shape": None}, r"img_shape is missing, expected \(height, width\) of its images in pixels"),
         ({"label": 3}, r"label 3 must be in 0 \.\. 2"),
     ],
 )
