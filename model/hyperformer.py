@@ -21,7 +21,7 @@ from torch.nn import functional
 from graph import Skeleton, SkeletonError, hop_distances, joint_groups, with_tips_on_hands
 from graph.partitions import Partition
 from model.blocks import MultiScaleTemporal, PersonNorm, PooledClassifier, precise_softmax, residual_path
-from model.drop_path import DropPath
+from model.dropout import DropPath
 from model.encoder import COORDINATES, check_multiple, check_probability
 from model.errors import EncoderError
 from model.published import PublishedModule, Source, same, within

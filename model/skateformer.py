@@ -29,8 +29,7 @@ from torch.nn import functional
 
 from graph import Skeleton, SkeletonError, equal_parts
 from model.blocks import TemporalConvolution, precise_softmax
-from model.drop_path import DropPath
-from model.dropout import Dropout
+from model.dropout import Dropout, DropPath
 from model.encoder import COORDINATES, Encoder, Observed, check_multiple, check_positive, check_probability
 from model.errors import EncoderError
 from model.published import PublishedModule, Source, joined, same, within

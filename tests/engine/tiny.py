@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graph import Skeleton
 from model.drop_graph import DropGraph
-from model.drop_path import DropPath
+from model.dropout import DropPath
 from model.encoder import Encoder
 
 

@@ -1,4 +1,4 @@
-"""Dropout that draws its numbers as the layers of a training step do."""
+"""Dropout of numbers and of whole rows, which draws as the layers of a training step do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.draws import Draws
-from model.dropout import Dropout
+from model.dropout import Dropout, DropPath
 
 
 class Given:
@@ -40,15 +40,18 @@ def test_the_rate_is_that_of_a_byte():
     assert abs((share[:, 1:] * share[:, :-1]).mean() - (85 / 256) ** 2) < 5 * error, "neighbours fall apart"
 
 
-def test_ranks_drop_what_one_process_drops():
+@pytest.mark.parametrize("kind", [Dropout, DropPath])
+def test_ranks_drop_what_one_process_drops(kind):
     x = torch.ones(12, 2, 5)
 
     def dropped(rank, ranks):
-        layer = Dropout(0.5)
+        layer = kind(0.5)
         layer.draws = Draws((0, 1, 1), rank=rank)
         return layer(x.chunk(ranks)[rank])
 
-    assert torch.equal(torch.cat([dropped(rank, 3) for rank in range(3)]), dropped(0, 1))
+    whole = dropped(0, 1)
+    assert 0 < (whole == 0).sum() < whole.numel()
+    assert torch.equal(torch.cat([dropped(rank, 3) for rank in range(3)]), whole)
 
 
 def test_the_mean_stays_outside_of_a_training_run_too():
@@ -58,7 +61,22 @@ def test_the_mean_stays_outside_of_a_training_run_too():
     assert dropped.mean().item() == pytest.approx(1, abs=5 / 20000**0.5)
 
 
-def test_nothing_happens_in_evaluation_or_at_rate_0():
+def test_whole_paths_are_dropped_and_the_mean_stays():
+    torch.manual_seed(0)
+    dropped = DropPath(0.25)(torch.ones(2000, 3, 2))
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    per_row = dropped.flatten(1)
+    assert torch.equal(per_row, per_row[:, :1].expand_as(per_row))
+    assert abs((per_row[:, 0] == 0).float().mean() - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize("kind", [Dropout, DropPath])
+def test_nothing_happens_in_evaluation_or_at_rate_0(kind):
     x = torch.randn(8, 3)
-    assert Dropout(0.5).eval()(x) is x
-    assert Dropout(0.0)(x) is x
+    assert kind(0.5).eval()(x) is x
+    assert kind(0.0)(x) is x
+
+
+@pytest.mark.parametrize("kind", [Dropout, DropPath])
+def test_the_dtype_stays(kind):
+    assert kind(0.5)(torch.ones(4, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -14,7 +14,7 @@ from torch.nn import functional
 from graph import equal_parts, get_skeleton
 from model import EncoderError, build_encoder, load_published_weights
 from model.draws import Draws
-from model.drop_path import DropPath
+from model.dropout import DropPath
 from model.skateformer import WindowAttention, sinusoid
 from tests.model.draws import assert_normal, assert_uniform
 from tests.model.parity import LABELS, SKELETONS, Fixture, largest_difference, relative_l2
