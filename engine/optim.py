@@ -104,7 +104,7 @@ def remarks_on_precision(device: torch.device, config: OptimConfig) -> list[str]
         return []
     return [
         "WARNING: optim.amp is bf16, which a processor without AVX-512 emulates: a step takes several times as long as "
-        "in float32 (CTR-GCN's: 8 times, measured); use --optim.amp off"
+        "in float32 (CTR-GCN's: 6 to 8 times); use --optim.amp off"
     ]
 
 
