@@ -12,6 +12,7 @@ Shapes: N anchors (the clips of a batch), L training indices, B rows of the bank
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ class Shard(NamedTuple):
 WHOLE_BANK = Shard(0, 1)
 
 
-class ClassSortedBank(nn.Module):
+class ClassSortedBank(nn.Module, ABC):
     """Rows sorted by class, unit-normalised, never with a gradient, all of them in the state dict.
 
     Subclasses decide which row an index gets, in ``_find_rows`` and ``_assign_rows``. A bank may keep only a shard of
@@ -205,13 +206,13 @@ class ClassSortedBank(nn.Module):
         inside = place.clamp(0, len(self.rows) - 1)
         return inside, inside == place
 
+    @abstractmethod
     def _find_rows(self, indices: Tensor) -> Tensor:
         """``rows_of`` for indices inside the bank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _assign_rows(self, indices: Tensor, storable: Tensor) -> Tensor:
         """The row (N,) that each index (N,) of a batch is to be written to; any row for what is not storable."""
-        raise NotImplementedError
 
     def _record(self, rows: Tensor, indices: Tensor, last: Tensor) -> None:
         """Note that each of ``rows`` (N,) holds what batch position ``last`` (N,) brings; where that is -1, nothing."""
