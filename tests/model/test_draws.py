@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.draws import Draws
+from graph import get_skeleton
+from model import build_encoder
+from model.draws import Draws, RandomLayer
+from tests.model.slim import slim
 
 ROWS, WIDTH = 400, 50
 
@@ -56,3 +59,15 @@ def test_neighbours_are_not_correlated(of):
     assert not (here == there).all(dim=1).any()
     correlation = torch.corrcoef(torch.stack([here.flatten(), there.flatten()]))[0, 1]
     assert abs(correlation) < 5 * here.numel() ** -0.5
+
+
+@pytest.mark.parametrize("name", ["dcgcn", "hyperformer", "skateformer"])
+def test_layers_of_an_encoder_draw_numbers_of_their_own(name):
+    encoder = build_encoder(
+        name, skeleton=get_skeleton("nw-ucla"), num_classes=3, num_persons=1, **slim(name)
+    )
+    encoder.begin_step(1, 2, Draws((0, 1, 1)))
+    layers = [module for module in encoder.modules() if isinstance(module, RandomLayer)]
+    assert len(layers) > 1
+    drawn = {tuple(layer.uniform(torch.ones(8, 1)).flatten().tolist()) for layer in layers}
+    assert len(drawn) == len(layers)
