@@ -63,9 +63,7 @@ def test_neighbours_are_not_correlated(of):
 
 @pytest.mark.parametrize("name", ["dcgcn", "hyperformer", "skateformer"])
 def test_layers_of_an_encoder_draw_numbers_of_their_own(name):
-    encoder = build_encoder(
-        name, skeleton=get_skeleton("nw-ucla"), num_classes=3, num_persons=1, **slim(name)
-    )
+    encoder = build_encoder(name, skeleton=get_skeleton("nw-ucla"), num_classes=3, num_persons=1, **slim(name))
     encoder.begin_step(1, 2, Draws((0, 1, 1)))
     layers = [module for module in encoder.modules() if isinstance(module, RandomLayer)]
     assert len(layers) > 1
