@@ -52,7 +52,8 @@ def pointwise(x: Tensor, convolution: nn.Conv1d | nn.Conv2d) -> Tensor:
     if not _is_one_image(x):
         return convolution(x)
     assert convolution.bias is not None
-    kept = x[0, ..., :: convolution.stride[-1]]
+    # Not x[0]: its gradient would be copied into a zero tensor.
+    kept = x.squeeze(0)[..., :: convolution.stride[-1]]
     product = torch.addmm(convolution.bias[:, None], convolution.weight.flatten(1), kept.flatten(1))
     return product.view(1, -1, *kept.shape[1:])
 
