@@ -226,7 +226,7 @@ class StoreWriter(AbstractContextManager["StoreWriter"]):
                 maxshape=(None, self.joints, 3),
                 dtype=self.dtype,
                 chunks=(CHUNK_ROWS, self.joints, 3),
-                fletcher32=True,  # but no compression: it saves a fifth and takes four times as long at every start
+                fletcher32=True,  # but no compression: it saves a fifth and takes five times as long at every start
             )
         except OSError as error:
             raise self._refused(error) from error

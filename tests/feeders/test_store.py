@@ -55,6 +55,16 @@ def test_round_trip_through_a_file(store, tmp_path):
     assert same_clips(again, store)
 
 
+def test_a_store_that_was_compressed_is_read(store, tmp_path):
+    """Earlier versions wrote the coordinates with shuffle and lzf."""
+    store.save(tmp_path / "clips.h5")
+    with h5py.File(tmp_path / "clips.h5", "r+") as file:
+        coordinates = file["coordinates"][:]
+        del file["coordinates"]
+        file.create_dataset("coordinates", data=coordinates, shuffle=True, compression="lzf", fletcher32=True)
+    assert same_clips(PackedStore.load(tmp_path / "clips.h5"), store)
+
+
 def test_float64_is_kept(clips, tmp_path):
     store = PackedStore.from_clips([clip.astype(np.float64) for clip in clips], [0] * 3, ["a", "b", "c"], ["x"], "ntu")
     store.save(tmp_path / "clips.h5")
