@@ -10,8 +10,8 @@ import sys
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
-SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-"""The environment variables by which a user sets the same himself."""
+SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+"""The environment variables by which a user sets the same himself; glibc.malloc in GLIBC_TUNABLES is another way."""
 
 
 def keep_freed_memory() -> bool:
@@ -24,7 +24,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done: not on systems without glibc, and not where the user has set the allocator himself.
     """
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in SETTINGS):
+    set_by_user = any(name in os.environ for name in SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if set_by_user or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))

@@ -16,13 +16,16 @@ from model import load_weights_file
 
 IN_COMMON = (
     "device",
+    "deterministic",
+    "optim.matmul",
     "optim.test_batch_size",
     *(
         f"data.{name}"
         for name in ("benchmark", "path", "window", "second_person", "origin", "on_bad_clip", "placement")
     ),
 )
-"""What decides which clips are tested and how they are cropped: all but the stream and its variant."""
+"""What decides which clips are tested, how they are cropped (all but the stream and its variant), and what holds for a
+whole process."""
 
 
 def evaluate_together(folders: Sequence[Path], selection: str) -> list[Path]:

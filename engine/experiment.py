@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,6 @@ from graph import get_skeleton
 from heads.head import TrainingHead
 from heads.registry import build_heads
 from model import Encoder, build_encoder
-from model.encoder import Observed
 
 CLIPS_FOR_BATCH_NORM = 16
 """Clips of one process below which its batch normalisations estimate too little for a published recipe."""
@@ -59,7 +59,8 @@ class TrainingForward(nn.Module):
     Args:
         encoder: what is trained.
         heads: what is trained beside it, by name.
-        compiled: whether torch.compile compiles the encoder.
+        compiled: whether torch.compile compiles the encoder up to its last map, from which on each loss has a gradient
+            of its own.
     """
 
     def __init__(self, encoder: Encoder, heads: Mapping[str, TrainingHead], compiled: bool = False) -> None:
@@ -68,17 +69,13 @@ class TrainingForward(nn.Module):
         self.trained = nn.ModuleList(head.trained for head in heads.values())
         self._project = {name: head.project for name, head in heads.items()}
         self._reads = frozenset[str]().union(*(head.reads for head in heads.values()))
-        self._encode = torch.compile(self.encode, dynamic=False) if compiled else self.encode
+        self._observe = torch.compile(encoder.observe, dynamic=False) if compiled else encoder.observe
 
     def forward(self, x: Tensor, joints: Tensor) -> tuple[Tensor, dict[str, dict[str, Tensor]], Tensor]:
         """Logits (N, K), each head's projections, name -> (N, D), and features, for x and joints (N, 3, T, V, M)."""
-        logits, observed = self._encode(x, joints)
+        observed = self._observe(x, joints, self._reads)
+        logits = self.encoder.classify(observed.features)
         return logits, {name: project(observed) for name, project in self._project.items()}, observed.features
-
-    def encode(self, x: Tensor, joints: Tensor) -> tuple[Tensor, Observed]:
-        """The encoder's part of `forward`: logits, and what the heads read."""
-        observed = self.encoder.observe(x, joints, self._reads)
-        return self.encoder.classify(observed.features), observed
 
 
 @dataclass
@@ -151,8 +148,10 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
     device = device_of(config.device, ranks.local_rank)
     if config.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA first multiplies
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.set_float32_matmul_precision(config.optim.matmul if device.type == "cuda" else "highest")
+    torch.backends.cudnn.allow_tf32 = config.optim.matmul == "high"  # by itself torch has it on for convolutions
     benchmark = get_benchmark(config.data.benchmark)
     training = config.phase == "train"
     data_remarks: tuple[str, ...] = ()

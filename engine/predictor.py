@@ -71,7 +71,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 class Predictor:
-    """An encoder in evaluation mode with the preprocessing it was trained with; computes in float32.
+    """An encoder in evaluation mode with the preprocessing it was trained with; computes without mixed precision.
 
     Calls change nothing, so several threads may share one. Made by `load_run`.
 

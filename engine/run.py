@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
@@ -28,8 +27,6 @@ def run(resolved: Resolved) -> None:
         RunError, NonFiniteLossError, StoppedError, OtherRankError: see there.
         ConfigError, feeders.DataError, model.EncoderError, model.WeightsError: what is named cannot be used.
     """
-    if resolved.config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
     with join_processes(resolved.config.device) as ranks:
         carry_out = _train if resolved.config.phase == "train" else _test
         carry_out(resolved, ranks)

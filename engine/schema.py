@@ -129,7 +129,8 @@ class OptimConfig:
         "off", "mixed precision that the authors of the recipe trained in; optim.amp auto uses it"
     )
     matmul: Literal["highest", "high"] = option(
-        "highest", "float32 matrix products on CUDA; high: in TF32, those that rank a memory bank's rows included"
+        "highest",
+        "float32 matrix products and convolutions on CUDA; high: in TF32, also where a memory bank's rows are ranked",
     )
     ema_decay: float | None = option(
         None,

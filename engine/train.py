@@ -39,7 +39,7 @@ from model.draws import Draws
 LINE = 120
 """Characters of an epoch's line at most."""
 AGREEMENT = 4
-"""Steps after which several ranks exchange whether one was asked to stop, or a checkpoint has become due."""
+"""Steps on GPUs after which several ranks exchange whether one was asked to stop, or a checkpoint has become due."""
 
 
 def train(run: Experiment, log: Log) -> None:
@@ -62,6 +62,9 @@ def train(run: Experiment, log: Log) -> None:
                 with batch_of("optim.batch_size", clips, remedy, run.device, run.ranks):
                     means = train_epoch(run, log, stop)
                 written = save(run, log)
+                if run.ranks.any(stop.asked is not None)[0]:
+                    where = f"after epoch {counters.trained}"
+                    raise stop.error(where if written else f"{where}, which could not be saved")
             epoch = counters.trained
             if test_due(config, epoch):
                 tested = test_epoch(run, log, stop)
@@ -102,6 +105,8 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
     batches = run.train_clips.epoch(epoch, config.optim.batch_size, first - 1, run.ranks.rank, run.ranks.size)
     bar = progress(batches_ahead(batches, run.device), f"epoch {epoch}/{config.optim.epochs}", steps, first - 1)
     newest: Done | None = None
+    # Where steps are slow enough for every rank to ask each time, an exchange costs next to nothing.
+    agreement = AGREEMENT if run.device.type == "cuda" and run.ranks.size > 1 else 1
     for number, batch in enumerate(bar, first):
         step = forward_backward(run, batch, Moment(epoch, number, steps))
         run.loss_names = list(step.losses)
@@ -115,7 +120,7 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
         newest = update(run, step)
         counters.step = number
         stopping, due = False, _checkpoint_due(run, number)
-        if run.ranks.size == 1 or number % AGREEMENT == 0:
+        if number % agreement == 0:
             stopping, late = run.ranks.any(stop.asked is not None, _checkpoint_late(run, time.monotonic() - saved_at))
             due = due or late
         if (stopping or due) and number < steps:

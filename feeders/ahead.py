@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
@@ -19,7 +20,7 @@ def batches_ahead(batches: Iterator[ClipBatch], device: torch.device) -> Iterato
     if device.type != "cuda":
         yield from batches
         return
-    current, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    current, beside = torch.cuda.current_stream(device), _stream_beside(device)
     beside.wait_stream(current)  # for the store and all tables
     while True:
         with torch.cuda.stream(beside):
@@ -31,3 +32,9 @@ def batches_ahead(batches: Iterator[ClipBatch], device: torch.device) -> Iterato
         for tensor in batch:
             tensor.record_stream(current)
         yield batch
+
+
+@cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: torch keeps freed memory apart for every stream."""
+    return torch.cuda.Stream(device)

@@ -9,12 +9,25 @@ Letters: N clips, M persons, C channels, T frames, V joints, K classes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from model.blocks import PersonNorm
 from model.encoder import Encoder
+
+
+@contextmanager
+def _without_trials() -> Iterator[None]:
+    """cuDNN's choice of convolutions by trying them is off: batches of one person differ in size, each with trials of
+    its own."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class Evaluation:
@@ -31,6 +44,7 @@ class Evaluation:
         """Logits (N, K); arguments as of `features`."""
         return self.encoder.classify(self.features(x, joints))
 
+    @_without_trials()
     @torch.inference_mode()
     def features(self, x: Tensor, joints: Tensor) -> Tensor:
         """The encoder's last map, as `Encoder.features` gives it, for x and joints (N, 3, T, V, M)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feeders.store.packed import ClipRows
 from feeders.transforms.bones import BoneScaling
-from feeders.transforms.frames import centre_frames, clear_absent, gather_frames, to_network_layout
+from feeders.transforms.frames import centre_frames, clear_absent, gather_frames, to_network_layout, turn
 
 TRAIN_SHARE = (0.5, 1.0)
 TEST_SHARE = 0.95
@@ -135,4 +135,4 @@ def rotation_matrices(angles: Tensor) -> Tensor:
 
 def rotate(joints: Tensor, matrices: Tensor) -> Tensor:
     """Every point of clip i, joints (N, 3, T, V, M), becomes matrices[i] times it."""
-    return torch.bmm(matrices, joints.flatten(2)).view_as(joints)
+    return turn(matrices, joints.flatten(2)).view_as(joints)

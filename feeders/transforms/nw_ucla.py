@@ -14,7 +14,7 @@ from torch import Tensor
 
 from feeders.store.packed import ClipRows
 from feeders.transforms.bones import BoneScaling
-from feeders.transforms.frames import gather_frames, to_network_layout
+from feeders.transforms.frames import gather_frames, to_network_layout, turn
 from graph import Skeleton
 
 MAX_DEGREES = 60
@@ -71,7 +71,7 @@ class NWUCLATransform:
         points = gather_frames(rows, clips, every, num_persons=1).view(len(clips), longest, -1, 3)
         points = points - points[:, :1, self.origin_joint : self.origin_joint + 1]
         if rotations is not None:
-            points = torch.bmm(points.flatten(1, 2), rotations.to(points.dtype)).view_as(points)
+            points = turn(points.flatten(1, 2), rotations.to(points.dtype)).view_as(points)
         if self.scaling is not None and factors is not None:
             points = self.scaling.scale(points, factors)
         # Over frames first: that runs along memory and is several times faster than both axes at once.

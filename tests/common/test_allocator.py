@@ -50,6 +50,11 @@ def test_a_variable_of_the_user_wins(name):
     assert second > 0.5 * first
 
 
+@glibc_only
+def test_tunables_of_something_else_do_not_matter():
+    assert run(GLIBC_TUNABLES="glibc.rtld.optional_static_tls=4096")[0]
+
+
 def test_other_systems_are_left_alone(monkeypatch):
     from common import allocator
 

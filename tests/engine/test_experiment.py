@@ -1,13 +1,15 @@
-"""What building a run remarks on."""
+"""What building a run remarks on, and what it sets for the whole process."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
-from engine.experiment import remarks_on_ranks
+from engine.config import resolve
+from engine.experiment import build, remarks_on_ranks
 from engine.processes import Processes
 from engine.schema import OptimConfig, RunConfig
 
@@ -32,3 +34,13 @@ def test_few_clips_for_batch_normalisation_are_warned_of(batch_size, size, encod
         assert remarks[0].startswith("WARNING")
         assert f"{batch_size // size} clips" in remarks[0]
         assert "--optim.sync_batchnorm true" in remarks[0]
+
+
+@pytest.mark.parametrize("matmul", ["highest", "high"])
+def test_matmul_decides_on_tf32_in_convolutions_too(call, monkeypatch, matmul):
+    """Which torch has on by itself."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    resolved = resolve(["--config", str(call.config), "--optim.matmul", matmul])
+    assert resolved is not None
+    build(resolved.config)
+    assert torch.backends.cudnn.allow_tf32 == (matmul == "high")

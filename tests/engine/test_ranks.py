@@ -125,6 +125,17 @@ def test_a_signal_to_one_process_stops_all_and_nothing_is_lost(run):
     assert_equal_runs(straight, folder, but=("gradient_",))  # the first step after a start has none
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_stops_all_behind_it(run):
+    """Also where no test follows, whose own check would notice it."""
+    accident = {1: Accident(2, (signal.SIGTERM,), "train")}
+    words = ("--optim.batch_size", "40", "--optim.epochs", "4", "--log.test_every", "4")
+    folder, codes, printed = run(2, "asked_last", *words, accidents=accident)
+    assert codes == [143, 143], printed
+    assert "after epoch 1" in printed[0]
+    counters = load_checkpoint(folder / "checkpoints/last.pt")["training"]["counters"]
+    assert (counters["trained"], counters["step"]) == (1, 0)
+
+
 def test_what_went_wrong_in_one_process_stops_all_and_is_told_once(run):
     poisoned = ("--model.name", "tests.engine.tiny:PoisonedEncoder", "--model.options.poisoned", "[3]")
     folder, codes, printed = run(2, "poisoned", *poisoned, "--log.checkpoint_steps", "2")

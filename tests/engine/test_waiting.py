@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import csre.module
 from engine.config import resolve
-from engine.experiment import Experiment, TrainingForward, build
+from engine.experiment import Experiment, build
 from engine.logs import SilentLog
 from engine.processes import StopRequest
 from engine.train import Told, forward_backward, train_epoch, update
@@ -110,6 +110,19 @@ def test_numbers_are_told_as_they_were():
     assert told.read()[1] != told.read()[1]
 
 
+def test_a_compiled_step_logs_what_a_plain_one_does(call):
+    """The gradient of each loss at the encoder's last map among it."""
+    logged = []
+    for compiled in ("false", "true"):
+        run = small(call, "--compile", compiled, "--log.every_steps", "1")
+        run.encoder.train()
+        step = forward_backward(run, run.train_clips.feed(torch.arange(16), 1), Moment(1, 1, 5))
+        logged.append([{name: float(value) for name, value in of.items()} for of in (step.losses, step.at_features)])
+    for plain, compiled in zip(*logged, strict=True):
+        assert list(plain) == ["cross_entropy", "spatial", "temporal"]
+        assert compiled == pytest.approx(plain, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", some_encoders("ctrgcn", "dcgcn"))
 def test_every_encoder_is_one_graph(name):
     """What `compile` gives to torch.compile, with all that heads may read: fullgraph refuses a break.
@@ -118,20 +131,17 @@ def test_every_encoder_is_one_graph(name):
     """
     torch._dynamo.reset()  # or the encoders, which share code, reach the limit of its versions
     encoder = build_encoder(name, persons=2, **DROPPING.get(name, {})).train()
-    forward = TrainingForward(encoder, {})
-    forward._reads = encoder.shows
     compilations = CompileCounter()
-    compiled = torch.compile(forward.encode, backend=compilations, fullgraph=True, dynamic=False)
+    compiled = torch.compile(encoder.observe, backend=compilations, fullgraph=True, dynamic=False)
     x = clips_of(encoder, 2)
     shown = []
     for step in (1, 2):
         results = []
-        for encode in (forward.encode, compiled):
+        for observe in (encoder.observe, compiled):
             torch.manual_seed(step)
             encoder.begin_step(2, 2, Draws((0, 2, step)))
-            results.append(encode(x, x))
-        assert torch.allclose(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
-        assert torch.allclose(results[0][1].features, results[1][1].features, rtol=1e-5, atol=1e-5)
-        shown.append(results[1][0])
+            results.append(observe(x, x, encoder.shows).features)
+        assert torch.allclose(*results, rtol=1e-5, atol=1e-5)
+        shown.append(results[1])
     assert compilations.frame_count == 1
     assert name not in DROPPING or not torch.allclose(*shown, rtol=1e-2, atol=1e-2)

@@ -69,3 +69,16 @@ def test_later_weights_are_not_followed(encoder):
         for parameter in encoder.parameters():
             parameter.zero_()
     assert torch.equal(evaluation(x, x), before)
+
+
+def test_convolutions_are_not_chosen_anew_for_every_number_of_persons(encoder, monkeypatch):
+    """cuDNN's trials, which training has on, are off while a test computes."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    seen, features = [], type(encoder).features
+    noted = lambda *rest: seen.append(torch.backends.cudnn.benchmark) or features(*rest)  # noqa: E731
+    monkeypatch.setattr(type(encoder), "features", noted)
+    x = clips(encoder, 2).double()
+    Evaluation(encoder)(x, x)
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.benchmark
