@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sklearn.manifold import TSNE
 
@@ -17,10 +19,12 @@ from heads.registry import head_names, head_titles
 
 
 def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> None:
-    """Print the table of a run, and write results.json, confusion_*.csv and the figures into a folder."""
+    """Print the table of a run, and write confusion_*.csv, the figures and report.html into a folder.
+
+    results.json comes last: where it is, the report is whole.
+    """
     figures, classes = folder.path / "figures", run.test_clips.class_names
-    title = describe(run)
-    folder.write_json("results.json", _results(run, outcome))
+    title, results = describe(run), _results(run, outcome)
     for selection, (_, accuracy) in outcome.items():
         lines = ["true \\ predicted," + ",".join(f'"{name}"' for name in classes)]
         lines += [f'"{name}",' + ",".join(map(str, row)) for name, row in zip(classes, accuracy.confusion, strict=True)]
@@ -39,7 +43,8 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
         _embed(run, folder, log, accuracy, f"{title}, {_weights(selection, epoch)}")
     if run.config.log.figures:
         add_to_tensorboard(figures, folder.path / "tensorboard", step=run.counters.tested)
-    write_page(folder.path)
+    write_page(folder.path, results)
+    folder.write_json("results.json", results)
     log.say(f"everything of this run is in {folder.path}; open {PAGE} there first")
 
 
@@ -65,7 +70,7 @@ def table_of(run: Experiment, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _results(run: Experiment, outcome: Outcome) -> dict[str, object]:
+def _results(run: Experiment, outcome: Outcome) -> dict[str, Any]:
     classes = run.test_clips.class_names
     return {
         "benchmark": benchmark_name(run.config.data.benchmark),

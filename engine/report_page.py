@@ -23,13 +23,17 @@ SELECTIONS = {"last": "last epoch", "best": "best epoch *", "test": "given weigh
 FIGURES = {"curves": "Curves", "confusion": "Confusion", "per_class": "Classes", "tsne": "t-SNE of test clips"}
 
 
-def write_page(folder: Path) -> None:
-    """Write report.html into a folder that has results.json, config.yaml and environment.json; figures where there are.
+def write_page(folder: Path, results: dict[str, Any]) -> None:
+    """Write report.html into a folder that has config.yaml, environment.json, confusion_*.csv and, maybe, figures.
+
+    Args:
+        folder: the run folder, or that of a test.
+        results: what results.json holds.
 
     Raises:
         WriteError: the disk refuses.
     """
-    results, environment = (_read(folder / name) for name in ("results.json", "environment.json"))
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     outcome = {selection: results[selection] for selection in SELECTIONS if selection in results}
     facts = [results["encoder"], *results.get("heads", ()), results["stream"], results["benchmark"]]
     parts = [
@@ -118,7 +122,3 @@ def _confusion(folder: Path, selection: str) -> tuple[list[str], np.ndarray]:
     with (folder / f"confusion_{selection}.csv").open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
     return [row[0] for row in rows], np.array([row[1:] for row in rows], np.int64)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -7,9 +7,9 @@ metrics.jsonl        one JSON object a line: steps, training epochs, tests
 tensorboard/         the same for TensorBoard
 checkpoints/         last.pt, best.pt, the newest epoch_XXXX.pt and those of the epoch in progress
 scores_last.npz      logits of the test clips after the last epoch; scores_best.npz after the best
-results.json         accuracies, per class too, of both
 confusion_*.csv, tsne.npz, figures/*.png and *.pdf
 report.html          all of this to look at, in one file
+results.json         accuracies, per class too, of both epochs; written last, and removed when a finished run goes on
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def draw(run: Path, classes: Sequence[str]) -> None:
         draw_tsne(points, labels, names, heading, figures / "tsne.png", chosen or confused_classes(accuracy.confusion))
     elif classes:
         raise FiguresError(f"{run}: no tsne.npz in it; test the run again with --log.tsne_clips 1000")
-    write_page(run)
+    write_page(run, results)
     print(figures)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 import engine.report
 from tests.engine.child import start
 
@@ -20,13 +22,21 @@ def test_features_without_spread_have_no_embedding(call, run_folder, tmp_path):
     assert not (run_folder / "tsne.npz").exists()
 
 
-def test_numbers_are_written_before_anything_is_drawn(call, run_folder, monkeypatch, coarse_figures):
+@pytest.mark.parametrize("part", ["draw_confusion", "write_page"])
+def test_results_are_written_when_all_else_of_the_report_is(call, run_folder, monkeypatch, coarse_figures, part):
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.report, "draw_confusion", broken)
-    assert call("--log.figures", "true", "--optim.epochs", "1").code == 2
+    words = ("--log.figures", "true", "--optim.epochs", "1")
+    with monkeypatch.context() as context:
+        context.setattr(engine.report, part, broken)
+        failed = call(*words)
+    assert failed.code == 2
+    assert "last epoch" in failed.out  # the table
+    assert not (run_folder / "results.json").exists()
+    assert call(*words).code == 0
     assert json.loads((run_folder / "results.json").read_text())["last"]["epoch"] == 1
+    assert (run_folder / "report.html").exists()
 
 
 def test_figures_name_the_weights_that_they_show(call, monkeypatch, coarse_figures):

@@ -74,7 +74,6 @@ def run(tmp_path):
         lines = [",".join('"' + str(cell).replace('"', '""') + '"' for cell in row) for row in cells]
         (tmp_path / f"confusion_{selection}.csv").write_text("\n".join(lines) + "\n")
     facts = {"benchmark": "mine", "encoder": "ctrgcn", "heads": ["csre"], "stream": "bone", "test_clips": 20}
-    (tmp_path / "results.json").write_text(json.dumps(facts | outcome))
     environment = {"command": ["main.py", "--config", "my run.yaml"], "torch": "2.13.0", "threads": 2}
     (tmp_path / "environment.json").write_text(json.dumps(environment))
     (tmp_path / "config.yaml").write_text(
@@ -85,7 +84,7 @@ def run(tmp_path):
     (tmp_path / "figures").mkdir()
     for name in ("curves", "confusion_best", "confusion_last"):
         (tmp_path / f"figures/{name}.png").write_bytes(name.encode())
-    write_page(tmp_path)
+    write_page(tmp_path, facts | outcome)
     return Page((tmp_path / PAGE).read_text())
 
 

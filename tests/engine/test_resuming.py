@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_a_complete_run_is_reported_not_repeated(call, run_folder):
     assert (run_folder / "checkpoints/last.pt").read_bytes() == before
     table = [line for line in first.out.splitlines() if line.startswith(("last epoch", "best epoch"))]
     assert table == [line for line in again.out.splitlines() if line.startswith(("last epoch", "best epoch"))]
+
+
+def test_a_finished_run_that_goes_on_is_unfinished_until_its_next_report(call, run_folder, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    results = run_folder / "results.json"
+    call("--optim.epochs", "1")
+    with monkeypatch.context() as context:
+        context.setattr(engine.train, "train_epoch", interrupt)
+        assert call("--optim.epochs", "2").code == 130
+    assert not results.exists()
+    assert call("--optim.epochs", "2").code == 0
+    assert json.loads(results.read_text())["last"]["epoch"] == 2
+
+    with monkeypatch.context() as context:  # a finished run is reported again: its results hold all the while
+        context.setattr(engine.run, "report", interrupt)
+        assert call("--optim.epochs", "2").code == 130
+    assert results.exists()
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
