@@ -305,7 +305,8 @@ def _not_a_key(key: str) -> str:
 def _run_name(settings: Settings, files: Sequence[Path], stream_of_files: str) -> Setting:
     """The name of the run: by default that of its files, with the stream in it kept in step with `data.stream`.
 
-    A given name may hold settings in braces: `{name}` for the default name, `{seed}`, `{csre.temperature}`.
+    A given name may hold settings in braces: `{name}` for the default name, `{seed}`, `{csre.temperature}`; of a list
+    it holds the items with a plus between them, as in `spatial+temporal`.
     """
     given, stream = settings["name"], settings["data.stream"]
     default = "+".join(path.stem for path in files)
@@ -321,7 +322,8 @@ def _run_name(settings: Settings, files: Sequence[Path], stream_of_files: str) -
             return default
         if key not in settings:
             raise ConfigError(f"{given.origin}: name: {{{key}}}: unknown key{did_you_mean(key, LEAVES)}")
-        return str(settings[key].value)
+        value = settings[key].value
+        return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
     return Setting(re.sub(r"\{([\w.]*)\}", value_of, given.value), given.origin)
 

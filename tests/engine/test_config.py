@@ -281,6 +281,7 @@ def test_a_choice_named_off_is_a_word_in_a_file(write):
         ("mine", ["--name", "other", "--data.stream", "bone"], "other"),
         ("mine", ["--name", "s{seed}_t{csre.temperature}", "--csre.temperature", "0.5"], "s1_t0.5"),
         ("a_joint", ["--name", "{name}_s{seed}", "--data.stream", "bone", "--seed", "3"], "a_bone_s3"),
+        ("mine", ["--name", "b_{csre.branches}", "--csre.branches", "spatial,temporal"], "b_spatial+temporal"),
     ],
 )
 def test_the_name_of_a_run(write, file, words, name):
