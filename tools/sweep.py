@@ -9,9 +9,10 @@ GRID.yaml holds the same words, so that a sweep can be repeated:
     set: {csre.temperature: [0.5, 0.8, 1.0]}    # every combination of the values
     seeds: [0, 1, 2]
     with: {optim.amp: bf16}                     # the same in every cell
-    name: "{name}_t{csre.temperature}_s{seed}"  # {name}: that of the configuration file
+    name: "{name}_t{csre.temperature}_s{seed}"  # {name}: that of the configuration file; a list is written a+b
 
-Finished cells are skipped, unfinished ones resumed, failed ones named with their last line at the end.
+Finished cells are skipped, unfinished ones resumed, failed ones named with their last line at the end. More
+optim.epochs continue finished runs; a finished run with any other setting changed is refused.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ from common.files import user_path
 from common.front_door import run_command
 from common.words import did_you_mean
 from common.yaml_files import parse_yaml, read_yaml
-from engine.config import resolve, run_path
-from engine.schema import flatten
-from tools.runs import wall_seconds
+from engine.config import COMMAND_LINE, differing_keys, resolve, run_path
+from engine.errors import ConfigError
+from engine.schema import RunConfig, flatten
+from tools.runs import settings_of, wall_seconds
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
 KEYS = ("config", "set", "seeds", "with", "name")
@@ -60,25 +62,28 @@ class FailedCellsError(UserError):
 
 @dataclass
 class Cell:
-    """One run of a grid: its command line after main.py, its folder, and the two things that its time depends on.
-
-    kind: benchmark and encoder, whose finished cells show how long others take; epochs: how many it trains.
-    """
+    """One run of a grid: its command line after main.py, its folder, its settings, and whether it is finished."""
 
     words: list[str]
     folder: Path
-    kind: tuple[str, str, bool]
-    epochs: int
+    config: RunConfig
+    is_finished: bool = False
+
+    @property
+    def kind(self) -> tuple[str, str, bool]:
+        """Benchmark, encoder and whether heads are trained: other cells of the same show how long it takes."""
+        heads = any(value for key, value in flatten(self.config).items() if key.endswith(".enabled"))
+        return self.config.data.benchmark, self.config.model.name, heads
+
+    @property
+    def epochs(self) -> int:
+        """How many it trains."""
+        return self.config.optim.epochs
 
     @property
     def log(self) -> Path:
         """What main.py printed, beside the run folder."""
         return self.folder.with_name(f"{self.folder.name}.sweep.log")
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its report is written; main.py writes results.json last."""
-        return (self.folder / "results.json").exists()
 
     @property
     def epochs_done(self) -> int:
@@ -93,40 +98,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("tools/sweep.py", lambda: _sweep(_parser().parse(argv)), again)
 
 
-def cells_of(grid: dict[str, Any]) -> list[Cell]:
-    """The cells of a grid (form: see the top of this module), seeds innermost.
+def read_grid(path: Path) -> dict[str, Any]:
+    """The grid of a file, with a mapping (maybe an empty one) as `set` and as `with`.
 
     Raises:
-        SweepError: an unknown key, no configuration, two cells of one folder.
-        ConfigError: settings that main.py would refuse.
+        YamlError, SweepError: not readable, not a mapping, an unknown key, `set` or `with` of another form.
     """
-    unknown = [key for key in grid if key not in KEYS]
-    if unknown:
-        raise SweepError(
-            f"grid: unknown key {unknown[0]!r}{did_you_mean(unknown[0], KEYS)}; known are {', '.join(KEYS)}"
-        )
-    axes = {key: _listed(values) for key, values in (grid.get("set") or {}).items()}
+    grid = read_yaml(path)
+    if not isinstance(grid, dict):
+        raise SweepError(f"{path}: must be a mapping with {', '.join(KEYS)}")
+    for key in grid:
+        if key not in KEYS:
+            raise SweepError(f"{path}: unknown key {key!r}{did_you_mean(str(key), KEYS)}; known are {', '.join(KEYS)}")
+    for key, example in {"set": "{csre.temperature: [0.5, 1.0]}", "with": "{optim.amp: bf16}"}.items():
+        settings = grid[key] = {} if grid.get(key) is None else grid[key]
+        if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+            raise SweepError(f"{path}: {key}: must be a mapping of settings, such as {example}, got {settings!r}")
+    return grid
+
+
+def cells_of(grid: dict[str, Any], place: str = COMMAND_LINE) -> list[Cell]:
+    """The cells of a grid (form: see the top of this module), seeds innermost.
+
+    Args:
+        grid: the grid.
+        place: where it stands, for the messages.
+
+    Raises:
+        SweepError: no configuration, a setting without values, two cells of one folder, what main.py would refuse.
+    """
+    axes = {key: _listed(values) for key, values in grid.get("set", {}).items()}
     if grid.get("seeds") is not None:
         axes["seed"] = _listed(grid["seeds"])
+    for key, values in axes.items():
+        if not values:
+            raise SweepError(f"{place}: {key}: no values; give at least one, or leave it out")
     name = grid.get("name") or "_".join(["{name}", *(f"{key.rpartition('.')[2]}{{{key}}}" for key in axes)])
     cells: dict[Path, Cell] = {}
-    for config in _listed(grid.get("config") or []):
-        for values in itertools.product(*axes.values()):
-            settings = {**(grid.get("with") or {}), **dict(zip(axes, values, strict=True))}
+    for config in _listed(grid.get("config")):
+        for combination in itertools.product(*axes.values()):
+            settings = {**grid.get("with", {}), **dict(zip(axes, combination, strict=True))}
             words = [word for file in str(config).split("+") for word in ("--config", file)]
             for key, value in {**settings, "name": name}.items():
                 words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-            resolved = resolve(words)
+            try:
+                resolved = resolve(words)
+            except ConfigError as error:
+                raise SweepError(f"{place}: {str(error).removeprefix(f'{COMMAND_LINE}: ')}") from None
             assert resolved is not None, "the words ask for no help"
             run = resolved.config
             folder = run_path(run.work_dir, run.data.benchmark, str(run.name))
             if folder in cells:
-                raise SweepError(f"--name {name!r}: two cells would share {folder}; put what differs into it in braces")
-            heads = any(value for key, value in flatten(run).items() if key.endswith(".enabled"))
-            cells[folder] = Cell(words, folder, (run.data.benchmark, run.model.name, heads), run.optim.epochs)
+                raise SweepError(
+                    f"{place}: name: two cells would share {folder}; put what differs into {name!r} in braces"
+                )
+            cells[folder] = Cell(words, folder, run)
     if not cells:
-        raise SweepError("no configuration given; name a GRID.yaml, or --config FILE with --set or --seeds")
+        raise SweepError(f"{place}: no configuration given; give config in a GRID.yaml, or --config FILE")
     return list(cells.values())
+
+
+def is_trained(cell: Cell) -> bool:
+    """Whether the folder of a cell holds its finished run; False for one of fewer epochs, which can be resumed.
+
+    Raises:
+        SweepError: the finished run there was trained with other settings.
+    """
+    if not (cell.folder / "results.json").exists():
+        return False
+    stored, optim = settings_of(cell.folder), cell.config.optim
+    longer = optim.epochs > stored["optim.epochs"]
+    changed = differing_keys(stored, cell.config, ignore=["optim.patience", *(["optim.epochs"] if longer else [])])
+    if cell.config.weights not in (None, stored["weights"]):
+        changed.append(f"weights: {stored['weights']} -> {cell.config.weights}")
+    if changed:
+        raise SweepError(
+            f"{cell.folder} was trained with other settings ({'; '.join(changed)}); "
+            "undo the change, or train other runs beside it with --name"
+        )
+    return not longer and optim.patience == stored["optim.patience"]
 
 
 def seconds_per_epoch(cells: Sequence[Cell]) -> dict[tuple[str, str, bool], float]:
@@ -139,16 +189,22 @@ def seconds_per_epoch(cells: Sequence[Cell]) -> dict[tuple[str, str, bool], floa
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    cells = cells_of(_grid(options))
-    if options.gpus:
-        options.jobs = len(options.gpus.split(","))
-    open_cells = [cell for cell in cells if not cell.is_finished]
-    if options.dry_run:
-        print(
-            "\n".join([_plan_line(cell, seconds_per_epoch(cells)) for cell in cells] + [_progress(cells, options.jobs)])
+    if options.gpus and options.jobs:
+        raise SweepError(
+            "--jobs: cannot be given with --gpus, which trains one run at a time on each GPU; "
+            "leave --jobs out, or name a GPU twice (--gpus 0,0)"
         )
+    cells = cells_of(*_grid(options))
+    for cell in cells:
+        cell.is_finished = is_trained(cell)
+    open_cells = [cell for cell in cells if not cell.is_finished]
+    gpus = options.gpus.split(",") if options.gpus else [None] * (options.jobs or 1)  # those that are free
+    jobs = len(gpus)
+    if options.dry_run:
+        print("\n".join([_plan_line(cell, seconds_per_epoch(cells)) for cell in cells] + [_progress(cells, jobs)]))
         return
-    gpus = options.gpus.split(",") if options.gpus else [None] * options.jobs  # those that are free
+    if not open_cells:
+        print(f"all {len(cells)} cells are finished already")
     running: list[tuple[Cell, str | None, subprocess.Popen[bytes]]] = []
     failed: list[Cell] = []
     refreshed = time.monotonic()
@@ -158,16 +214,17 @@ def _sweep(options: argparse.Namespace) -> None:
             while open_cells and gpus:
                 cell, gpu = open_cells.pop(0), gpus.pop(0)
                 running.append((cell, gpu, _start(cell, gpu, options.threads)))
-                print(f"started {cell.folder}; {_progress(cells, options.jobs)}", flush=True)
+                print(f"started {cell.folder}; {_progress(cells, jobs)}", flush=True)
             time.sleep(POLL_SECONDS)
             for cell, gpu, process in [entry for entry in running if entry[2].poll() is not None]:
                 running.remove((cell, gpu, process))
                 gpus.append(gpu)
+                cell.is_finished = process.returncode == 0
                 failed += [] if cell.is_finished else [cell]
                 outcome = "finished" if cell.is_finished else "FAILED"
-                print(f"{outcome} {cell.folder}; {_progress(cells, options.jobs)}", flush=True)
+                print(f"{outcome} {cell.folder}; {_progress(cells, jobs)}", flush=True)
             if sys.stdout.isatty() and time.monotonic() - refreshed > REFRESH_SECONDS:
-                print(_progress(cells, options.jobs), end="\r", flush=True)
+                print(_progress(cells, jobs), end="\r", flush=True)
                 refreshed = time.monotonic()
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -226,24 +283,26 @@ def _hours(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
-def _grid(options: argparse.Namespace) -> dict[str, Any]:
-    """The grid of the file, with what the command line sets or adds."""
-    grid = read_yaml(options.grid) if options.grid else {}
-    if not isinstance(grid, dict):
-        raise SweepError(f"{options.grid}: must be a mapping with {', '.join(KEYS)}")
+def _grid(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The grid of the file, with what the command line sets or adds, and where it stands."""
+    grid = read_grid(options.grid) if options.grid else {"set": {}, "with": {}}
     for key, given in {"with": options.fixed, "set": options.set}.items():
         for pair in given:
             name, equals, values = pair.partition("=")
-            if not equals:
+            if not (name and equals):
                 raise SweepError(f"--{key} {pair}: write KEY=VALUE")
-            parsed = parse_yaml(f"[{values}]" if key == "set" else values, f"--{key} {pair}")
-            grid.setdefault(key, {})[name] = parsed
-    given = {"config": options.config, "seeds": options.seeds and parse_yaml(f"[{options.seeds}]", "--seeds")}
-    return {**grid, **{key: value for key, value in {**given, "name": options.name}.items() if value}}
+            grid[key][name] = parse_yaml(f"[{values}]" if key == "set" else values, f"--{key} {pair}")
+    seeds = None if options.seeds is None else parse_yaml(f"[{options.seeds}]", "--seeds")
+    given = {"config": options.config, "seeds": seeds, "name": options.name}
+    given = {key: value for key, value in given.items() if value is not None}
+    places = [str(options.grid)] if options.grid else []
+    if given or options.fixed or options.set or not places:
+        places.append(COMMAND_LINE)
+    return {**grid, **given}, " and ".join(places)
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _parser() -> Parser:
@@ -257,8 +316,8 @@ def _parser() -> Parser:
     add("--with", dest="fixed", action="append", default=[], metavar="KEY=VALUE", help="a setting of every cell")
     add("--seeds", metavar="A,B", help="seeds of every cell")
     add("--name", help="name of each run, with settings in braces (default: {name} and what differs)")
-    add("--jobs", type=count, default=1, metavar="N", help="runs at a time (default: %(default)s)")
-    add("--gpus", metavar="A,B", help="one run at a time on each of these GPUs, by CUDA's numbers")
+    add("--jobs", type=count, metavar="N", help="runs at a time (default: 1)")
+    add("--gpus", metavar="A,B", help="one run at a time on each of these GPUs, by CUDA's numbers (0,0: two on GPU 0)")
     add("--threads", type=count, metavar="N", help="threads of each run (default: torch's)")
     add("--dry-run", action="store_true", help="list the cells with the time they are expected to take, and stop")
     return parser
