@@ -27,6 +27,7 @@ from common.files import user_path
 from common.front_door import run_command
 from engine.config import resolve
 from engine.predictor import Predictor, likeliest, load_run
+from engine.processes import device_of
 from engine.schema import flatten
 from feeders.errors import DataError
 from feeders.readers.clip_file import clip_from_json, find_clip_files, read_clip
@@ -131,12 +132,13 @@ def _of_line(line: str) -> np.ndarray | DataError:
 def _load(options: argparse.Namespace) -> list[Predictor]:
     if bool(options.run) == bool(options.weights):
         raise PredictError("name a run with --run RUN, or weights with --weights FILE (and --config FILE), not both")
+    device = device_of(options.device)
     if options.run:
-        predictors = [load_run(run, options.epoch, device=options.device) for run in options.run]
+        predictors = [load_run(run, options.epoch, device=device) for run in options.run]
     else:
         resolved = resolve(["--config", str(options.config)]) if options.config else None
         settings = flatten(resolved.config) if resolved else None
-        predictors = [load_run(options.weights, settings=settings, device=options.device)]
+        predictors = [load_run(options.weights, settings=settings, device=device)]
     for other in predictors[1:]:
         if other.class_names != predictors[0].class_names:
             raise PredictError(f"{other.source}: other classes than {predictors[0].source}; fuse runs of one benchmark")
@@ -172,7 +174,7 @@ def _parser() -> Parser:
     add("--fuse", nargs="+", default=[EQUAL], metavar="W", help=f"a number per run, or a preset: {presets}")
     add("--top", type=count, default=5, metavar="K", help="classes shown (default: 5)")
     add("--json", action="store_true", help="one line of JSON per clip")
-    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="auto: the GPU if there is one (default: cpu)")
     return parser
 
 

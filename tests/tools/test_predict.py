@@ -121,3 +121,13 @@ def test_refusals_are_one_line(words, said, run, clip, tmp_path, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("device", "said"), [("cuda", "torch sees no GPU; use --device auto or cpu"), ("gpu", "cuda")])
+def test_a_device_that_is_not_there_is_one_line(device, said, run, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    np.save(tmp_path / "clip.npy", clip)
+    assert predict.main(["--run", str(run), str(tmp_path / "clip.npy"), "--device", device]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
