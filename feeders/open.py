@@ -57,9 +57,18 @@ def open_store(
 def place_store(store: PackedStore, placement: Placement, device: torch.device) -> PackedStore:
     """The store where `data.placement` says: in the memory of the host or of `device`.
 
-    "auto" chooses the device if it is a GPU and the coordinates take less than a quarter of its free memory.
+    "auto" chooses the device if it is a GPU and the coordinates take less than a quarter of its free memory. Raises
+    `DataError` when they are to be in the memory of a GPU that has too little.
     """
     if placement not in PLACEMENTS:
         raise unknown_choice("data.placement", placement, PLACEMENTS)
     has_room = device.type == "cuda" and store.nbytes * GPU_SHARE < torch.cuda.mem_get_info(device)[0]
-    return store.to(device) if placement == "device" or (placement == "auto" and has_room) else store
+    if placement == "host" or (placement == "auto" and not has_room):
+        return store
+    try:
+        return store.to(device)
+    except torch.OutOfMemoryError:
+        raise DataError(
+            f"data.placement: the clips take {store.nbytes / 1e9:.1f} GB, more than the memory of {device} has left; "
+            "set it to host or auto"
+        ) from None

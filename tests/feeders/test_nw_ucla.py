@@ -274,6 +274,20 @@ def test_placement(folder, monkeypatch):
     assert place_store(store, "device", gpu) == "on cuda"
 
 
+def test_clips_that_a_gpu_has_no_room_for_are_refused(folder, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    store = open_store(BENCHMARK, folder).store
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+    monkeypatch.setattr(PackedStore, "to", refuse)
+    monkeypatch.setattr(PackedStore, "nbytes", 3_300_000_000)
+    with pytest.raises(
+        DataError, match=r"^data\.placement: .* 3\.3 GB, .* memory of cuda:0 .*; set it to host or auto$"
+    ):
+        place_store(store, "device", torch.device("cuda", 0))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_placement_gives_the_same_clips(folder, split):
     from_folder = open_store(BENCHMARK, folder).store
