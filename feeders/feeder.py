@@ -44,8 +44,10 @@ class ClipBatch(NamedTuple):
         device = torch.device(device)
 
         def moved(tensor: Tensor) -> Tensor:
-            pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
-            return pinned.to(device, non_blocking=True)
+            if device.type == "cuda" and tensor.device.type == "cpu":
+                # A view with gaps, two channels of three, would be copied through memory that is not pinned.
+                tensor = tensor.contiguous().pin_memory()
+            return tensor.to(device, non_blocking=True)
 
         x, labels, indices = map(moved, self[:3])
         return ClipBatch(x, labels, indices, x if self.joints is self.x else moved(self.joints))

@@ -105,6 +105,18 @@ def test_the_generated_clips_fill_an_image(store):
     assert feet > eyes, "y grows downwards"
 
 
+def test_two_channels_go_to_a_gpu_without_gaps(store, monkeypatch):
+    """torch copies a pinned view with gaps through memory that is not pinned."""
+    batch = Feeder(store, BENCHMARK, "train", stream="bone", channels=2).feed(torch.arange(4), epoch=0)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
+    moved = batch.to("cuda")
+    assert len(pinned) == 4
+    assert all(tensor.is_contiguous() for tensor in pinned)
+    assert all(map(torch.equal, moved, batch))
+
+
 def test_batches_are_cropped_and_resized_but_neither_turned_nor_scaled(store):
     training = Feeder(store, BENCHMARK, "train", seed=1)
     batch = training.feed(torch.arange(8), epoch=0)
