@@ -5,11 +5,12 @@ Letters: T frames, M persons, V joints.
 
 from __future__ import annotations
 
-import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,35 +41,55 @@ class Files:
         if not place.is_dir():
             try:
                 self._archive = zipfile.ZipFile(place)
-            except (OSError, zipfile.BadZipFile) as error:
+            except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
                 raise DataError(f"{place}: not a readable .zip archive ({why(error)}); copy it again") from None
 
     def matching(self, pattern: str) -> list[PurePosixPath]:
         """Paths whose last parts match (as `PurePath.match`: `*.txt`, `joints/*.txt`), sorted."""
+        return [path for path in self._paths if path.match(pattern)]
+
+    @cached_property
+    def _paths(self) -> list[PurePosixPath]:
         if self._archive is not None:
-            paths = (PurePosixPath(name) for name in self._archive.namelist())
-        else:
-            files = (path for path in self.place.rglob("*") if path.is_file())
-            paths = (PurePosixPath(file.relative_to(self.place).as_posix()) for file in files)
-        return sorted(path for path in paths if path.match(pattern))
+            return sorted(PurePosixPath(name) for name in self._archive.namelist())
+        files = (path for path in self.place.rglob("*") if path.is_file())
+        return sorted(PurePosixPath(file.relative_to(self.place).as_posix()) for file in files)
 
     def text(self, path: PurePosixPath) -> str:
-        """The content of one, ASCII. Raises `ValueError` when it is damaged or no text."""
+        """The content of one, ASCII.
+
+        Raises `ValueError` when it is damaged or no text, `DataError` when the archive is encrypted or packed by a
+        method that Python does not know.
+        """
         try:
             content = self._archive.read(str(path)) if self._archive is not None else (self.place / path).read_bytes()
             return content.decode("ascii")
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot be read ({why(error)})") from None
+        except RuntimeError as error:
+            raise DataError(
+                f"{self.place}: cannot be read without unpacking ({why(error)}); unpack it and name the folder"
+            ) from None
 
     def table(self, path: PurePosixPath, columns: int, delimiter: str | None = None) -> np.ndarray:
-        """The content as numbers, (lines, columns) float64. Raises `ValueError` when it is anything else."""
-        text = self.text(path)
-        if not text.strip():
+        """The content as numbers, (lines, columns) float64; empty lines are skipped.
+
+        Raises `ValueError` when it is anything else, and as `text`.
+        """
+        rows = []
+        for number, line in enumerate(self.text(path).splitlines(), start=1):
+            if not line.strip():
+                continue
+            entries = line.split(delimiter)
+            if len(entries) != columns:
+                raise ValueError(f"line {number} of {path.name} has {len(entries)} entries, expected {columns} numbers")
+            try:
+                rows.append([float(entry) for entry in entries])
+            except ValueError as error:
+                raise ValueError(f"line {number} of {path.name}: {error}") from None
+        if not rows:
             raise ValueError("the file is empty")
-        numbers = np.loadtxt(io.StringIO(text), delimiter=delimiter, ndmin=2)
-        if numbers.shape[1] != columns:
-            raise ValueError(f"{numbers.shape[1]} numbers a line, expected {columns}")
-        return numbers
+        return np.array(rows)
 
 
 @dataclass(frozen=True)

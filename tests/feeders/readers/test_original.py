@@ -197,9 +197,21 @@ def test_zero_frames_of_msr_action3d_are_dropped(write):
             "1 2 3 4\n" * 21,
             "21 lines, expected",
         ),
-        ("msr-action3d", "MSRAction3DSkeletonReal3D/a01_s01_e01_skeleton3D.txt", "1 2 3\n" * 20, "3 numbers a line"),
+        (
+            "msr-action3d",
+            "MSRAction3DSkeletonReal3D/a01_s01_e01_skeleton3D.txt",
+            "1 2 3\n" * 20,
+            "3 entries, expected 4",
+        ),
         ("msr-action3d", "MSRAction3DSkeletonReal3D/a01_s01_e01_skeleton3D.txt", "1 2 nan 4\n" * 20, "NaN or infinite"),
-        ("utkinect", "joints/joints_s01_e02.txt", "1 2 x\n", "could not convert string 'x'"),
+        (
+            "utkinect",
+            "joints/joints_s01_e02.txt",
+            "1 " * 61 + "\n\n1 2 3\n",
+            r"line 3 of joints_s01_e02\.txt has 3 entries, expected 61 numbers$",
+        ),
+        ("utkinect", "joints/joints_s01_e02.txt", "1 " * 60 + "x\n", r"line 1 of joints_s01_e02\.txt: .*'x'$"),
+        ("utkinect", "joints/joints_s01_e02.txt", "# nothing\n", r"line 1 of .* has 2 entries, expected 61 numbers$"),
         ("sbu-fold1", "s01s02/01/001/skeleton_pos.txt", "", "the file is empty"),
         ("sbu-fold1", "s01s02/03/001/skeleton_pos.txt", "\u00e9", "cannot be read"),
     ],
@@ -252,3 +264,34 @@ def test_a_damaged_member_of_an_archive(write, tmp_path):
     zipped.write_bytes(content)
     with pytest.raises(BadClipsError, match="s01s02_01_001: cannot be read"):
         open_store(get_benchmark("sbu-fold1"), zipped)
+
+
+def test_a_damaged_member_packed_by_lzma(write, tmp_path):
+    folder, member = write("sbu-fold1"), "s01s02/01/001/skeleton_pos.txt"
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w", zipfile.ZIP_LZMA) as archive:
+        for path in sorted(folder.rglob("*.txt")):
+            archive.write(path, path.relative_to(folder))
+        start = archive.getinfo(member).header_offset + 30 + len(member)
+    content = bytearray((tmp_path / "zipped.zip").read_bytes())
+    content[start + 4] = 0xFF  # of the properties of the packed data
+    (tmp_path / "zipped.zip").write_bytes(content)
+    with pytest.raises(BadClipsError, match="s01s02_01_001: cannot be read"):
+        open_store(get_benchmark("sbu-fold1"), tmp_path / "zipped.zip")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"), [(8, 1, "is encrypted"), (10, 9, "compression"), (6, 99, "version")]
+)
+@pytest.mark.parametrize("benchmark", ARCHIVES)
+def test_an_archive_that_python_cannot_unpack_is_one_line(write, tmp_path, benchmark, place, value, reason):
+    """In each entry of its directory: the flag for encryption, the method Deflate64, a version of the future."""
+    zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", write(benchmark)))
+    content = bytearray(zipped.read_bytes())
+    start = content.find(b"PK\1\2")
+    while start >= 0:
+        content[start + place] = value
+        start = content.find(b"PK\1\2", start + 1)
+    zipped.write_bytes(content)
+    with pytest.raises(DataError, match=rf"zipped\.zip: .*{reason}") as caught:
+        open_store(get_benchmark(benchmark), zipped)
+    assert "\n" not in str(caught.value)
