@@ -19,7 +19,7 @@ from feeders.errors import BadClip, DataError, counted, reading
 from feeders.formats import ARRAYS, NPZ, ORIGINAL, PYSKL, Format, find_format
 from feeders.ntu.names import PUBLISHED_FRAMES
 from feeders.readers.collector import Reading
-from feeders.readers.original import owner_at
+from feeders.readers.original import owners_at
 from feeders.readers.pyskl import fitting_benchmark
 from feeders.split import clips_of_side, split_clips
 from feeders.store.packed import PackedStore
@@ -145,7 +145,7 @@ def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, Reading, Bench
             raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
     found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
     if benchmark is None and found is ORIGINAL:
-        return found.title, found.read(place, owner_at(place), SPLITS), None
+        return found.title, found.read(place, owners_at(place)[0], SPLITS), None
     if benchmark is not None or found not in (NPZ, PYSKL, ARRAYS):
         return found.title, found.read(place, benchmark or BENCHMARKS["nw-ucla"], SPLITS), benchmark
     if found is ARRAYS:

@@ -12,7 +12,7 @@ from feeders.demo.cache import open_demo
 from feeders.errors import DataError, reading
 from feeders.readers.collector import Reading
 from feeders.readers.nw_ucla import read_nw_ucla
-from feeders.readers.original import original_of, read_original
+from feeders.readers.original import owners_at, read_original
 from feeders.readers.own_arrays import read_own_arrays
 from feeders.readers.published_npz import read_published_npz
 from feeders.readers.pyskl import read_pyskl
@@ -61,7 +61,7 @@ def _find(place: Path, benchmark: Benchmark) -> Format:
     if place.suffix in BY_SUFFIX:
         return BY_SUFFIX[place.suffix]
     raw = place.match("*.skeleton") or place.match("nturgb*.zip")
-    if place.suffix == ".zip" and not raw and original_of(place):
+    if place.suffix == ".zip" and not raw and owners_at(place):
         return ORIGINAL
     raise _unknown(place, raw)
 
@@ -72,7 +72,7 @@ def _of_folder(place: Path, benchmark: Benchmark) -> Format:
         if next(place.glob(pattern), None):
             return known
     raw = any(next(place.glob(pattern), None) for pattern in RAW)
-    if not raw and original_of(place):
+    if not raw and owners_at(place):
         return ORIGINAL
     if benchmark.name == "nw-ucla" and not raw:
         return NW_UCLA  # whose reader says where such clips may be

@@ -37,6 +37,12 @@ def clips_of(shared):
     return read
 
 
+@pytest.fixture
+def uncorrected(monkeypatch):
+    """Without the corrections of UTKinect, which are of real recordings."""
+    monkeypatch.setattr("feeders.benchmarks.utkinect.CORRECTIONS", {})
+
+
 @pytest.mark.parametrize("benchmark", ARCHIVES)
 def test_a_real_archive_is_whole(archive, benchmark):
     findings = check_data(archive(benchmark))
@@ -155,9 +161,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("benchmark", ARCHIVES)
-def test_files_made_here_as_folder_and_as_archive(write, tmp_path, monkeypatch, benchmark):
-    if benchmark == "utkinect":  # its corrections are of real recordings
-        monkeypatch.setattr("feeders.benchmarks.utkinect.CORRECTIONS", {})
+def test_files_made_here_as_folder_and_as_archive(write, tmp_path, uncorrected, benchmark):
     folder = write(benchmark)
     zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", folder))
     names, labels, frames = EXPECTED[benchmark]
@@ -239,6 +243,25 @@ def test_what_cannot_be_read_at_all(write, tmp_path):
 def test_files_of_another_benchmark_are_refused(write):
     with pytest.raises(DataError, match=r"files of SBU .* not of benchmark nw-ucla; set data.benchmark to sbu-fold1"):
         open_store(get_benchmark("nw-ucla"), write("sbu-fold1"))
+
+
+@pytest.mark.parametrize("name", ["utkinect", "msr-action3d"])
+def test_of_several_data_sets_in_a_folder_that_of_the_benchmark_is_read(write, uncorrected, name):
+    write("msr-action3d")
+    folder = write("utkinect")
+    benchmark = get_benchmark(name)
+    assert open_store(benchmark, folder).store.class_names == benchmark.class_names
+    with pytest.raises(DataError, match="not of benchmark sbu-fold1"):
+        open_store(get_benchmark("sbu-fold1"), folder)
+
+
+@pytest.mark.parametrize("benchmark", ARCHIVES)
+def test_two_copies_in_a_folder_are_refused_with_their_places(write, benchmark):
+    folder = write(benchmark, **{f"copy/{path}": text for path, text in made_here(benchmark).items()})
+    with pytest.raises(DataError, match=r"files: the same file .* twice, \S+ and \S+; point data\.path at") as caught:
+        open_store(get_benchmark(benchmark), folder)
+    assert "copy/" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_split_of_ones_own(write, tmp_path):
