@@ -143,6 +143,9 @@ def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, Reading, Bench
     with reading(place):
         if not place.exists():
             raise DataError(f"{place}: there is nothing; name the file or folder of a data set")
+        if place.is_dir():
+            candidates = [benchmark] if benchmark else BENCHMARKS.values()
+            place = next((path for each in candidates if (path := each.data_path(place)) != place), place)
     found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
     if benchmark is None and found is ORIGINAL:
         return found.title, found.read(place, owners_at(place)[0], SPLITS), None

@@ -58,6 +58,17 @@ def test_the_folder_of_an_archive_stands_for_it(archive):
     assert len(open_store(get_benchmark("utkinect"), folder).store) == 199
 
 
+@pytest.mark.parametrize("benchmark", ARCHIVES)
+def test_the_folder_of_an_archive_is_checked_as_it_is_trained_on(write, tmp_path, uncorrected, benchmark):
+    name = Path(ARCHIVES[benchmark])
+    shutil.make_archive(str(tmp_path / name.with_suffix("")), "zip", write(benchmark))
+    folder = tmp_path / name.parent
+    (folder / "clips.csv").write_text("name,subject\n")
+    expected = open_store(get_benchmark(benchmark), folder).store.fingerprint
+    for asked_for in (get_benchmark(benchmark), None):
+        assert check_data(folder, asked_for).store.fingerprint == expected
+
+
 def test_every_clip_of_msr_action3d(archive, clips_of):
     store = open_store(get_benchmark("msr-action3d"), archive("msr-action3d")).store
     used = [clip for clip in clips_of("msr-action3d") if clip["used_in_cvpr12"] == "1"]
