@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from feeders import Feeder
 from model import fitting_window, list_encoders
 from tools.benchmark import encoder as benchmark_encoder
 from tools.benchmark import fused as benchmark_fused
@@ -89,36 +91,110 @@ def test_fused_benchmark_prints_a_ratio_for_every_block(results_of, monkeypatch)
 @pytest.mark.parametrize(("head", "amp"), [("csre", False), ("csre", True), ("fr_head", False)])
 def test_step_benchmark_compares_steps_with_and_without_a_head(results_of, head, amp):
     encoder = "hcn" if head == "csre" else "stgcn"
-    words = ["--encoders", encoder, "--head", head, "--batch", "2", "--rows", "400", "--rounds", "1", "--seconds", "0"]
+    words = ["--encoders", encoder, "--head", head, "--batch", "2", "--rows", "12", "--rounds", "1", "--seconds", "0"]
     results, output = results_of("step", *words, *["--amp"] * amp)
     row = results["encoders"][encoder]
-    assert row["ratio"] == pytest.approx(row["head_ms"] / row["ms"])
-    assert row["head_peak_bytes"] > row["peak_bytes"] > 0
+    assert (row["batch"], row["rows"]) == (2, 12)
+    assert row["ratio"] == pytest.approx(row["ms"][1] / row["ms"][0])
+    assert [2e3 / time for time in row["ms"]] == pytest.approx(row["clips_per_second"])
+    assert row["peak_bytes"][1] > row["peak_bytes"][0] > 0
     assert f"\n{encoder} " in output
+    assert "min/epoch" not in output
+
+
+def test_step_benchmark_shows_minutes_of_an_epoch_beside_the_papers(results_of, monkeypatch):
+    monkeypatch.setattr(step, "PAPER_COST", {("hcn", ""): (1.0, 10.0), ("hcn", "csre"): (1.0, 15.0)})
+    words = ["--benchmark", "ntu", "--encoders", "hcn", "--batch", "2", "--rows", "12", "--rounds", "1"]
+    results, output = results_of("step", *words, "--seconds", "0")
+    row = results["encoders"]["hcn"]
+    assert [63_026 / pace / 60 for pace in row["clips_per_second"]] == pytest.approx(row["minutes"])
+    assert (row["paper_ratio"], row["paper_minutes"]) == (1.5, [10.0, 15.0])
+    assert "10.0 -> 15.0" in output
 
 
 def test_step_benchmark_names_an_encoder_that_cannot_have_the_head(results_of):
-    results, output = results_of("step", "--encoders", "hcn", "--head", "skeleton_gcl")
+    words = ["--encoders", "hcn", "--head", "skeleton_gcl", "--rows", "12"]
+    results, output = results_of("step", *words)
     assert results["encoders"] == {}
     assert "skeleton_gcl: SkeletonGCLHead reads relations" in output
 
 
+def test_step_benchmark_refuses_a_batch_larger_than_an_epoch(capsys):
+    assert main(["step", "--device", "cpu", "--encoders", "hcn", "--rows", "12"]) == 2
+    assert "optim.batch_size: 64 is more than the 12 training clips" in capsys.readouterr().err
+
+
+def steady_run(encoder, head, *words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    step.add_arguments(parser)
+    return step.build_run(encoder, head, parser.parse_args(["--head", head or "csre", *words]))
+
+
+@pytest.mark.parametrize(
+    ("benchmark_name", "encoder", "batch"),
+    [
+        ("nw-ucla", "ctrgcn", 16),
+        ("nw-ucla", "hcn", 64),
+        ("nw-ucla", "skateformer", 128),
+        ("ntu", "ctrgcn", 64),
+        ("ntu", "infogcn", 128),
+    ],
+)
+def test_step_benchmark_takes_the_batch_of_the_recipe(benchmark_name, encoder, batch):
+    run = steady_run(encoder, "csre", "--benchmark", benchmark_name, "--rows", "12")
+    assert run.config.optim.batch_size == batch
+    assert list(run.heads) == ["csre"]
+
+
+def test_step_benchmark_takes_optimiser_and_precision_from_recipe_and_words():
+    run = steady_run("hcn", "", "--rows", "12", "--amp", "--matmul", "high", "--compile")
+    assert isinstance(run.optimizer, torch.optim.Adam)
+    assert (run.config.optim.clip_norm, run.config.optim.amp, run.config.optim.matmul) == (32.0, "bf16", "high")
+    assert run.config.compile
+    assert run.heads == {}
+
+
+@pytest.mark.parametrize(
+    ("benchmark_name", "encoder", "rows"),
+    [("nw-ucla", "hcn", 5_100), ("nw-ucla", "skateformer", 10_200), ("ntu", "hcn", 63_026)],
+)
+def test_step_benchmark_has_an_epoch_of_the_real_size(monkeypatch, benchmark_name, encoder, rows):
+    monkeypatch.setattr(step, "CLIPS", 12)
+    run = steady_run(encoder, "", "--benchmark", benchmark_name)
+    assert len(run.train_clips) == pytest.approx(rows, rel=0.01)
+
+
 @pytest.mark.parametrize("section", ["csre", "skeleton_gcl"])
 def test_step_benchmark_fills_banks(section):
-    head = step.filled_head(section, CLIPS["nw-ucla"].build("ctrgcn"), torch.arange(100) % 10)
+    head = steady_run("ctrgcn", section, "--rows", "24").heads[section]
     written = [value for name, value in head.state_dict().items() if name.endswith("written")]
     assert written
     assert all(value.all() for value in written)
 
 
-def test_step_benchmark_updates_encoder_and_csre():
-    encoder = CLIPS["nw-ucla"].build("hcn")
-    labels = torch.arange(100) % 10
-    head = step.filled_head("csre", encoder, labels)
-    trained = {**dict(encoder.named_parameters()), **dict(head.trained.named_parameters())}
+def test_step_benchmark_takes_whole_steps(monkeypatch):
+    """Each draws a batch from the feeder, and updates encoder and head; the one before is settled."""
+    run = steady_run("hcn", "csre", "--rows", "12", "--batch", "4")
+    trained = {**dict(run.encoder.named_parameters()), **dict(run.heads["csre"].trained.named_parameters())}
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    step.training_step(encoder, {"csre": head}, example(encoder, 4), labels[:4], torch.arange(4), amp=False)()
+    fed, settled, feed, settle = [], [], Feeder.feed, step.settle
+    monkeypatch.setattr(Feeder, "feed", lambda self, clips, *rest: fed.append(clips) or feed(self, clips, *rest))
+    monkeypatch.setattr(step, "settle", lambda run, log, done: settled.append(done) or settle(run, log, done))
+    steps = step.training_steps(run)
+    for taken in range(1, 5):
+        next(steps)
+        assert len(fed) == taken
+    assert sorted(torch.cat(fed[:3]).tolist()) == list(range(12))
+    assert [done.step.moment[:2] for done in settled] == [(step.EPOCH, 1), (step.EPOCH, 2), (step.EPOCH, 3)]
     assert all(not torch.equal(parameter, before[name]) for name, parameter in trained.items())
+
+
+@pytest.mark.parametrize(("benchmark_name", "frames"), [("ntu", 80), ("nw-ucla", 40)])
+def test_step_benchmark_generates_clips_of_real_lengths(benchmark_name, frames):
+    store = step.generated_store(step.BENCHMARKS[benchmark_name], 24)
+    assert float(store.frames.float().mean()) == pytest.approx(frames, rel=0.2)
+    assert len(store.frames.unique()) > 10
 
 
 def test_it_runs_as_a_file_and_refuses_in_one_line():

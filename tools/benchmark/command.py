@@ -14,8 +14,7 @@ import torch
 
 from common.allocator import keep_freed_memory
 from common.arguments import count
-from feeders import DataError
-from model import EncoderError
+from common.errors import UserError
 from tools.benchmark import csre, data, encoder, evaluation, fused, sharded, step
 
 SUBJECTS = {
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"torch {torch.__version__}, {name}")
     try:
         results = SUBJECTS[arguments.subject].measure(arguments, device)
-    except (DataError, EncoderError) as error:
+    except UserError as error:
         print(f"tools/benchmark.py: {error}", file=sys.stderr)
         return 2
     print(json.dumps({"subject": arguments.subject, "torch": torch.__version__, "machine": name, **results}))

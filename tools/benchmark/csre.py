@@ -16,7 +16,10 @@ from csre.loss import normalise_rows
 from graph import get_skeleton
 from model import Encoder, build_encoder
 from tests.csre.reference import reference_contrast
-from tools.benchmark.step import DIM, filled_csre
+from tools.benchmark.step import fill
+
+DIM = 256
+"""Of a contrasted feature."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +40,9 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, fl
     encoder = build_encoder(
         "ctrgcn", skeleton=get_skeleton("ntu"), num_classes=arguments.classes, num_persons=2, window=64
     ).to(device)
-    csre = filled_csre(encoder.feature_shape, labels).to(device)
+    csre = CSRE(encoder.feature_shape, labels, dim=DIM)
+    fill(csre, labels)
+    csre.to(device)
     batch_labels, batch_indices = labels[indices].to(device), indices.to(device)
 
     ours = _time(_csre_step(csre, batch_labels, batch_indices, device), arguments.seconds)

@@ -1,159 +1,215 @@
-"""Whole training steps with and without a training head: forward, losses, backward, optimiser, at the published batch.
+"""Whole training steps with and without a training head, as `main.py` takes them, at the published batch.
 
-The head is CSRE unless `--head` names another. Banks are filled beforehand, as after the first epoch. Memory is what a
-step holds at its peak beyond what stands already (weights, optimiser state, banks). Clips are generated and on the
-device: what reading them costs is the subject `data`. Beside the ratios measured with CSRE stand those of the paper
-(Table 8, NTU RGB+D 120, minutes per epoch).
+Both runs are built from the encoder's own recipe and take the steps of `engine.train`: the next batch of the feeder,
+forward, losses, backward, update, and what the host makes of the step before. Lines of the step log and checkpoints
+are left out. The head is CSRE unless `--head` names another; banks are filled beforehand, as after the first epoch.
+The clips are generated, with the frames and persons of real ones: a few, visited as often as fills an epoch. Memory is
+what a step holds at its peak beyond what stands already (weights, gradients, optimiser state, banks, clips). Beside
+ratios and minutes per epoch of NTU RGB+D 120 X-Sub stand the paper's (Table 8). On a GPU, `idle` is the share of a
+step's time, under torch's profiler, in which no kernel runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from common.arguments import count, duration
-from csre import CSRE, BankContrast
+from csre import BankContrast
 from csre.loss import normalise_rows
-from csre.ranks import ALONE
-from engine.schema import RunConfig
-from heads import HeadError, Moment, TrainingHead
-from heads.registry import HEADS, build_heads
-from model import Encoder, list_encoders
-from tools.benchmark.encoder import CLIPS, example
+from engine.config import resolve
+from engine.experiment import Experiment, build
+from engine.logs import SilentLog
+from engine.train import Done, forward_backward, settle, update
+from feeders import PackedStore, get_benchmark, place_store
+from feeders.ahead import batches_ahead
+from feeders.benchmarks import REPOSITORY
+from feeders.ntu.actors import choose_actors
+from feeders.ntu.raw import parse_skeleton
+from graph import get_skeleton
+from heads import HeadError, Moment
+from heads.registry import HEADS
+from model import list_encoders
 from tools.benchmark.memory import peak_bytes
-from tools.benchmark.timing import median_seconds
+from tools.benchmark.timing import idle_share, median_seconds
+from tools.ntu_clips import generate_clip
+from tools.paper_tables import PAPER_COST
+from tools.runs import standard_words
 
-DIM = 256
-"""Of a contrasted feature."""
-ROWS = {"ntu": 40_091, "nw-ucla": 5_100}
-"""Training clips, repeats included: NTU RGB+D 60 X-Sub and NW-UCLA."""
-BATCH = {"ntu": 64, "nw-ucla": 16}
-PUBLISHED_RATIOS = {"agcn": 8.8 / 5.1, "ctrgcn": 23.5 / 19.9}
-"""Minutes per epoch with CSRE over minutes without."""
-LATE = Moment(epoch=31, step=2, steps=3)
-"""All losses of all heads act."""
+BENCHMARKS = {"ntu": "ntu120-xsub", "nw-ucla": "nw-ucla"}
+CLIPS = 255
+"""Generated training clips at most; an epoch visits each equally often."""
+EPOCH = 31
+"""The first epoch of the steps: all losses of all heads act from here on."""
+LEARNING_RATE = 1e-4
+"""Small, so that no number of steps on generated clips makes weights diverge."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which encoders, and the clips that they get."""
-    parser.add_argument("--encoders", nargs="+", default=list_encoders(), metavar="NAME", help="default: all")
-    parser.add_argument("--benchmark", choices=list(CLIPS), default="nw-ucla", help="whose clips; default: %(default)s")
-    parser.add_argument("--head", choices=list(HEADS), default="csre", help="default: %(default)s")
-    parser.add_argument("--batch", type=count, help="clips of a batch; default: 64 for ntu, 16 for nw-ucla")
-    parser.add_argument(
-        "--rows", type=count, help="rows of memory banks; default: the training clips of NTU60, NW-UCLA"
-    )
-    parser.add_argument("--amp", action="store_true", help="encoder and heads under bfloat16 autocast")
-    parser.add_argument(
+    """Which encoders, the clips that they get, and how they compute."""
+    add, names = parser.add_argument, list_encoders()
+    add("--encoders", nargs="+", choices=names, default=names, metavar="NAME", help="default: all")
+    add("--benchmark", choices=list(BENCHMARKS), default="nw-ucla", help="whose recipe; default: %(default)s")
+    add("--head", choices=list(HEADS), default="csre", help="default: %(default)s")
+    add("--batch", type=count, help="clips of a batch; default: the recipe's")
+    add("--rows", type=count, help="clips of an epoch, hence rows of a bank; default: about those of the real data")
+    add("--amp", action="store_true", help="bfloat16 autocast, as optim.amp bf16; default: float32")
+    add("--matmul", choices=["highest", "high"], default="highest", help="as optim.matmul; default: %(default)s")
+    add("--compile", action="store_true", help="torch.compile the encoder, as compile")
+    add(
         "--processor-time",
         action="store_true",
         help="processor time of all threads instead of wall-clock time: steadier where other programs share the CPU",
     )
-    parser.add_argument("--rounds", type=count, default=5, help="turns that each step has; medians are reported")
-    parser.add_argument("--seconds", type=duration, default=0.3, help="at least so long per turn; default: %(default)s")
+    add("--rounds", type=count, default=5, help="turns that each step has; medians are reported")
+    add("--seconds", type=duration, default=0.3, help="at least so long per turn; default: %(default)s")
 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Print the table; return its numbers, those of each encoder under its name."""
-    clips = CLIPS[arguments.benchmark]
-    batch = arguments.batch or BATCH[arguments.benchmark]
-    rows = arguments.rows or ROWS[arguments.benchmark]
-    clock = time.process_time if arguments.processor_time else time.perf_counter
-    results: dict[str, dict[str, float]] = {}
-    print(f"{arguments.benchmark}, {batch} clips, {'bfloat16' if arguments.amp else 'float32'}, banks of {rows:,} rows")
-    title, published_ratios = f"+ {HEADS[arguments.head].title}", PUBLISHED_RATIOS if arguments.head == "csre" else {}
-    width = len(title) + 3
-    print(f"{'encoder':12}{'ms':>9}{title:>{width}}{'ratio':>8}{'paper':>8}{'clips/s':>10}{'MiB':>8}{title:>{width}}")
+    numbers = ["bfloat16" if arguments.amp else "float32", *["high"] * (arguments.matmul == "high")]
+    numbers += ["compiled"] * arguments.compile
+    print(f"{BENCHMARKS[arguments.benchmark]}, {', '.join(numbers)}; without -> with {HEADS[arguments.head].title}")
+    results: dict[str, dict[str, Any]] = {}
     for name in arguments.encoders:
-        torch.manual_seed(0)
-        encoder = clips.build(name).to(device)
-        labels = torch.arange(rows) % clips.num_classes
         try:
-            heads = {arguments.head: filled_head(arguments.head, encoder, labels).to(device)}
+            row = _measure_encoder(name, arguments, device)
         except HeadError as error:
             print(f"{name:12} {error}")
             continue
-        x = example(encoder, batch).to(device)
-        indices = torch.arange(batch, device=device) % rows
-        classes = labels.to(device)[indices]
-        steps = {
-            "plain": training_step(encoder, {}, x, classes, indices, arguments.amp),
-            "head": training_step(encoder, heads, x, classes, indices, arguments.amp),
-        }
-        seconds = median_seconds(steps, arguments.rounds, arguments.seconds, clock)
-        peaks = {what: peak_bytes(step, device) for what, step in steps.items()}
-        results[name] = row = {
-            "ms": 1e3 * seconds["plain"],
-            "head_ms": 1e3 * seconds["head"],
-            "ratio": seconds["head"] / seconds["plain"],
-            "clips_per_second": batch / seconds["plain"],
-            "peak_bytes": peaks["plain"],
-            "head_peak_bytes": peaks["head"],
-        }
-        published = f"{published_ratios[name]:.2f}" if name in published_ratios else "-"
-        print(
-            f"{name:12}{row['ms']:>9.1f}{row['head_ms']:>{width}.1f}{row['ratio']:>8.3f}{published:>8}"
-            f"{row['clips_per_second']:>10.1f}{row['peak_bytes'] / 2**20:>8.0f}"
-            f"{row['head_peak_bytes'] / 2**20:>{width}.0f}",
-            flush=True,
-        )
-    facts = {"benchmark": arguments.benchmark, "head": arguments.head, "batch": batch, "rows": rows}
-    return {**facts, "amp": arguments.amp, "encoders": results}
+        cells = _cells(row)
+        if not results:
+            print(f"{'encoder':12}" + "".join(f"{title:>{width}}" for title, (width, _) in cells.items()))
+        print(f"{name:12}" + "".join(f"{text:>{width}}" for width, text in cells.values()), flush=True)
+        results[name] = row
+    chosen = {key: getattr(arguments, key) for key in ("benchmark", "head", "amp", "matmul", "compile")}
+    return {**chosen, "encoders": results}
 
 
-def training_step(
-    encoder: Encoder, heads: Mapping[str, TrainingHead], x: Tensor, labels: Tensor, indices: Tensor, amp: bool
-) -> Callable[[], None]:
-    """A step on x (N, 3, T, V, M) with labels (N,), whose rows of the banks are indices (N,)."""
-    trained = [encoder, *(head.trained for head in heads.values())]
-    parameters = [parameter for module in trained for parameter in module.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=4e-4, fused=True)
-    reads = frozenset({"features"}).union(*(head.reads for head in heads.values()))
-    generator = torch.Generator(x.device)
-    encoder.train()
-
-    def step() -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
-            observed = encoder.observe(x, reads=reads)
-            logits = encoder.classify(observed.features).float()
-            projected = {name: head.project(observed) for name, head in heads.items()}
-            loss = cross_entropy(logits, labels, label_smoothing=encoder.label_smoothing)
-            losses = [loss, *encoder.own_losses(labels).values()]
-        for name, head in heads.items():
-            losses += head.losses(projected[name], logits.detach(), labels, indices, LATE, ALONE, generator).values()
-        torch.stack(losses).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def _measure_encoder(name: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """The numbers of an encoder, of those in pairs the first without the head; minutes per epoch for NTU alone."""
+    clock = time.process_time if arguments.processor_time else time.perf_counter
+    runs = {head: build_run(name, head, arguments) for head in ("", arguments.head)}
+    steps = {head: partial(next, training_steps(run)) for head, run in runs.items()}
+    plain, with_head = median_seconds(steps, arguments.rounds, arguments.seconds, clock).values()
+    batch, paper = runs[""].config.optim.batch_size, [PAPER_COST.get((name, head)) for head in runs]
+    row: dict[str, Any] = {
+        "batch": batch,
+        "rows": len(runs[""].train_clips),
+        "ms": [1e3 * plain, 1e3 * with_head],
+        "ratio": with_head / plain,
+        "paper_ratio": paper[1][1] / paper[0][1] if paper[0] and paper[1] else None,
+        "clips_per_second": [batch / plain, batch / with_head],
+        "peak_bytes": [peak_bytes(step, device) for step in steps.values()],
+    }
+    if arguments.benchmark == "ntu":
+        clips = get_benchmark(BENCHMARKS["ntu"]).expected_clips["train"]
+        row["minutes"] = [clips / pace / 60 for pace in row["clips_per_second"]]
+        row["paper_minutes"] = [cost[1] for cost in paper if cost]
+    if device.type == "cuda":
+        row["idle"] = [idle_share(step) for step in steps.values()]
+    return row
 
 
-def filled_head(section: str, encoder: Encoder, labels: Tensor) -> TrainingHead:
-    """A head with its default options whose banks have every row written."""
-    config = RunConfig()
-    getattr(config, section).enabled = True
-    head = build_heads(vars(config), encoder, labels)[section]
-    for module in head.modules():
-        if isinstance(module, BankContrast):
-            fill(module, labels)
-    return head
+def _cells(row: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    """Width and text of each cell, by the title of its column."""
+
+    def pair(key: str, form: str, unit: float = 1.0) -> str:
+        return " -> ".join(f"{value / unit:{form}}" for value in row[key]) or "-"
+
+    cells = {
+        "batch": (6, f"{row['batch']}"),
+        "rows": (8, f"{row['rows']:,}"),
+        "ms": (20, pair("ms", ".1f")),
+        "ratio": (8, f"{row['ratio']:.3f}"),
+        "paper": (7, f"{row['paper_ratio']:.2f}" if row["paper_ratio"] else "-"),
+        "clips/s": (20, pair("clips_per_second", ".1f")),
+        "MiB": (16, pair("peak_bytes", ".0f", 2**20)),
+    }
+    if "minutes" in row:
+        cells |= {"min/epoch": (20, pair("minutes", ".1f")), "the paper's": (14, pair("paper_minutes", ".1f"))}
+    if "idle" in row:
+        cells["idle"] = (14, pair("idle", ".0%"))
+    return cells
 
 
-def filled_csre(feature_shape: tuple[int, int, int], labels: Tensor) -> CSRE:
-    """CSRE with the paper's options whose banks have every row written."""
-    csre = CSRE(feature_shape, labels)
-    fill(csre, labels)
-    return csre
+def build_run(encoder: str, head: str, arguments: argparse.Namespace) -> Experiment:
+    """A run of the encoder's recipe with that head ("": none) on generated clips, its banks full."""
+    device = torch.device(arguments.device)
+    benchmark = get_benchmark(BENCHMARKS[arguments.benchmark])
+    words = standard_words(benchmark.name, encoder, [head] if head else [], "joint")
+    assert words is not None, "every encoder has a recipe"
+    resolved = resolve([words[0], str(REPOSITORY / words[1]), *words[2:]])
+    assert resolved is not None, "the words ask for no help"
+    config = resolved.config
+    config.device, config.compile = arguments.device, arguments.compile
+    config.optim.amp, config.optim.matmul = "bf16" if arguments.amp else "off", arguments.matmul
+    config.optim.batch_size, config.optim.lr = arguments.batch or config.optim.batch_size, LEARNING_RATE
+    rows = arguments.rows or benchmark.expected_clips["train"] * (config.data.repeat or benchmark.repeat)
+    config.data.repeat = math.ceil(rows / CLIPS)
+    config.log.every_steps = 2**62
+    store = generated_store(benchmark.name, round(rows / config.data.repeat))
+    run = build(config, store=place_store(store, config.data.placement, device))
+    for of_run in run.heads.values():
+        for module in of_run.modules():
+            if isinstance(module, BankContrast):
+                fill(module, run.train_clips.labels.to(device))
+    return run
+
+
+def training_steps(run: Experiment) -> Iterator[None]:
+    """A training without end, as `engine.train.train_epoch` has it: whenever it is asked to go on, it takes a step."""
+    log, size = SilentLog(), run.config.optim.batch_size
+    steps = run.train_clips.num_batches(size)
+    newest: Done | None = None
+    run.encoder.train()
+    for epoch in itertools.count(EPOCH):
+        for number, batch in enumerate(batches_ahead(run.train_clips.epoch(epoch, size), run.device), 1):
+            step = forward_backward(run, batch, Moment(epoch, number, steps))
+            if newest is not None:
+                settle(run, log, newest)
+            newest = update(run, step)
+            yield
+
+
+@cache
+def generated_store(benchmark: str, clips: int) -> PackedStore:
+    """So many training clips and one for testing, the classes of the benchmark in turn.
+
+    NTU RGB+D: about 80 frames on average, a fifth of them with two persons. NW-UCLA: every second frame, about 40, of
+    the first person's first twenty joints, which are those of its sensor.
+    """
+    about = get_benchmark(benchmark)
+    labels = [number % about.num_classes for number in range(clips + 1)]
+    actors = [choose_actors(parse_skeleton(generate_clip(label + 1, 0, i))) for i, label in enumerate(labels)]
+    positions = [clip.positions for clip in actors]
+    if about.num_persons == 1:
+        joints = get_skeleton(about.skeleton).num_joints
+        positions = [clip[::2, :1, :joints].astype(np.float64) for clip in positions]
+    return PackedStore.from_clips(
+        positions,
+        labels,
+        names=[f"clip {number}" for number in range(clips + 1)],
+        class_names=about.class_names,
+        skeleton=about.skeleton,
+        metadata={"side": [0] * clips + [1], "alone": [clip.alone for clip in actors]},
+    )
 
 
 def fill(contrast: BankContrast, labels: Tensor) -> None:
-    """Write a random unit vector to every row of every bank."""
-    for indices in torch.arange(len(labels)).split(4096):
-        rows = {name: normalise_rows(torch.randn(len(indices), DIM)) for name in contrast.banks}
+    """Write a random unit row for every training index, of these classes (L,), to every bank on the same device."""
+    for indices in torch.arange(len(labels), device=labels.device).split(4096):
+        rows = {}
+        for name, bank in contrast.banks.items():
+            row = bank.get_buffer("rows")[0]
+            rows[name] = normalise_rows(torch.randn(len(indices), len(row), device=row.device))
         contrast.write(rows, labels[indices], indices)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from time import perf_counter
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 
 def median_seconds(
@@ -28,6 +30,27 @@ def median_seconds(
         repeats[name] = max(1, math.ceil(at_least / _seconds(step, 1, clock)))
     turns = [{name: _seconds(step, repeats[name], clock) for name, step in steps.items()} for _ in range(rounds)]
     return {name: median(turn[name] for turn in turns) for name in steps}
+
+
+def idle_share(step: Callable[[], object], times: int = 5) -> float:
+    """Share of the time of so many calls in which the GPU has nothing to do, by torch's profiler.
+
+    The profiler slows the host a little, and with it what waits for the host.
+    """
+    with profile(activities=[ProfilerActivity.CUDA]) as record:
+        seconds = times * _seconds(step, times, perf_counter)
+    work = [event for event in record.events() or () if event.device_type == DeviceType.CUDA]
+    ranges = [event.time_range for event in work if not event.is_user_annotation]
+    return max(0.0, 1 - covered((each.start, each.end) for each in ranges) / (1e6 * seconds))
+
+
+def covered(ranges: Iterable[tuple[float, float]]) -> float:
+    """How much lies in at least one of the ranges (first, last): work on several streams overlaps."""
+    total, reached = 0.0, -math.inf
+    for first, last in sorted(ranges):
+        total += max(0.0, last - max(first, reached))
+        reached = max(reached, last)
+    return total
 
 
 def _seconds(step: Callable[[], object], times: int, clock: Callable[[], float]) -> float:
