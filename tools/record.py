@@ -33,6 +33,7 @@ from tools.runs import (
     RecordError,
     load_records,
     read_json,
+    read_record,
     record_of,
     renewed,
     settings_of,
@@ -125,7 +126,7 @@ def ship(folders: Sequence[Path], results: Path = RESULTS, weights: Path = WEIGH
         source = results / folder.resolve().parent.name / f"{folder.resolve().name}.json"
         if not source.exists():
             raise RecordError(f"{folder}: has no record {source}; record the run first, without --weights")
-        record = read_json(source)
+        record = read_record(source)
         if record_of(folder, record["config"])["curve"] != record["curve"]:
             raise RecordError(f"{source}: of another training than {folder}; record this one under a name of its own")
         state = load_checkpoint(folder / "checkpoints" / "last.pt")["encoder"]
@@ -165,14 +166,19 @@ def weights_page(results: Path = RESULTS, weights: Path = WEIGHTS) -> str:
 
 def _record(options: argparse.Namespace) -> None:
     if options.weights:
-        ship(options.sources, options.results)
+        if options.results.resolve() != RESULTS:
+            raise RecordError("--results: weights/ is about the records in results/; omit it with --weights")
+        ship(options.sources)
         return
     for path in options.sources:
         if path.suffix == ".json":
             content = read_json(path)
-            if isinstance(content, dict):  # a record, whose command is renewed
-                _write_json(path, renewed(content) if content["kind"] == "run" else content)
+            if not isinstance(content, list):  # a record, whose command is renewed
+                record = read_record(path)
+                _write_json(path, renewed(record) if record["kind"] == "run" else record)
                 continue
+            if not content or not all(isinstance(fusion, dict) and fusion.get("members") for fusion in content):
+                raise RecordError(f"{path}: no fusion in it; `python ensemble.py RUN RUN ... --output FILE` makes one")
             records = [ensemble_record(fusion) for fusion in content]
         else:
             record = record_of(path, options.config, options.commit)
@@ -201,12 +207,12 @@ def _write_json(file: Path, record: Record) -> None:
 
 def _fingerprints(folder: Path) -> dict[str, str]:
     """Of the training and test clips, as the checkpoint has them."""
-    import torch  # takes seconds, which a wrong name need not wait for
+    from engine.checkpoint import load_checkpoint  # imports torch for seconds, which a wrong name need not wait for
 
     path = folder / "checkpoints" / "last.pt"
     if not path.exists():
         raise RecordError(f"{path}: missing, but it says which clips were trained on; record a run before removing it")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["data"]
+    return load_checkpoint(path)["data"]
 
 
 def _parser() -> Parser:

@@ -23,6 +23,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import pairwise
@@ -31,10 +32,12 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import ASIDE
+from common.words import did_you_mean
 from common.yaml_files import read_yaml
-from engine.config import CONFIG_FILE, resolve
+from engine.config import CONFIG_FILE, resolve, run_path
 from engine.logs import read_records
 from engine.schema import flatten, in_effect, leaves
+from feeders.benchmarks import BENCHMARKS
 from heads.registry import HEADS, head_names
 from model.registry import option_defaults
 
@@ -57,7 +60,20 @@ def find_runs(work_dir: Path) -> Iterator[Path]:
 
 def load_records(folder: Path = RESULTS) -> list[Record]:
     """All records of a folder; RecordError for a file that is none."""
-    return [read_json(path) for path in sorted(folder.glob("*/*.json"))]
+    return [read_record(path) for path in sorted(folder.glob("*/*.json"))]
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file; RecordError for a file that holds none, or one with settings that are unknown today."""
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("kind") not in ("run", "ensemble"):
+        raise RecordError(f"{path}: not a record; those are made by `python tools/record.py RUN_FOLDER`")
+    known = leaves()
+    unknown = sorted(record.get("settings", {}).keys() - known.keys())
+    if unknown:
+        hint = did_you_mean(unknown[0], known)
+        raise RecordError(f"{path}: unknown setting {unknown[0]}{hint}; correct it there, or record the run again")
+    return record
 
 
 def read_json(path: Path) -> Any:
@@ -79,16 +95,40 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
         commit: of the training, for folders that do not say.
 
     Raises:
-        RecordError: the run is not finished, or its settings or its configuration file are unknown today.
+        RecordError: the run is not finished, its folder is damaged, or its settings or its configuration file are
+            unknown today.
     """
     if not (folder / "results.json").exists():
         raise RecordError(f"{folder}: no results.json in it; name the folder of a finished training")
+    with naming_damage(folder):
+        return _record_of(folder, config, commit)
+
+
+@contextmanager
+def naming_damage(folder: Path) -> Iterator[None]:
+    """Whatever a damaged file of a run folder leads to becomes a RecordError."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{folder}: a file in it is damaged ({reason}); train it again or leave it out") from None
+
+
+def _record_of(folder: Path, config: str | None, commit: str | None) -> Record:
     results, environment = read_json(folder / "results.json"), read_json(folder / "environment.json")
     if "last" not in results:
         raise RecordError(f"{folder}: a test of stored weights, not a training; name the run folder itself")
     values = settings_of(folder)
+    last, best = results["last"]["epoch"], results["best"]["epoch"]
+    epochs, patience = values["optim.epochs"], values["optim.patience"]
+    if last != epochs and not (patience and last - best >= patience):
+        raise RecordError(f"{folder}: its results are of epoch {last} of {epochs}; let its command finish it first")
     records = read_records(folder / "metrics.jsonl")
-    curves = {kind: _curve(records, kind, results["last"]["epoch"]) for kind in ("test", "validation")}
+    curves = {kind: _curve(records, kind, last) for kind in ("test", "validation")}
+    for kind, curve in curves.items():
+        if curve[-1] is None and (kind == "test" or values["data.validation"]):
+            lost = f"the {kind} accuracy of epoch {last} is missing in metrics.jsonl"
+            raise RecordError(f"{folder}: {lost}; put the whole file back, or train the run again")
     config = config or _config_file(environment["command"], values["data.stream"])
     return {
         "kind": "run",
@@ -98,12 +138,12 @@ def record_of(folder: Path, config: str | None = None, commit: str | None = None
         "heads": head_names(values),
         "stream": values["data.stream"],
         "seed": values["seed"],
-        "epochs": values["optim.epochs"],
+        "epochs": epochs,
         "config": config,
         "command": command_of(config, values),
         "settings": _not_default(values),
-        "last": {"epoch": results["last"]["epoch"], "top1": round(results["last"]["top1"], 4)},
-        "best": {"epoch": results["best"]["epoch"], "top1": round(results["best"]["top1"], 4)},
+        "last": {"epoch": last, "top1": round(results["last"]["top1"], 4)},
+        "best": {"epoch": best, "top1": round(results["best"]["top1"], 4)},
         "curve": curves["test"],
         **({"validation_curve": curves["validation"]} if any(curves["validation"]) else {}),
         "classes": _classes(folder),
@@ -132,7 +172,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
         RecordError: a setting that is unknown today.
     """
     known = leaves()
-    stored = dict(_dotted(read_yaml(folder / CONFIG_FILE) or {}, known))
+    with naming_damage(folder):
+        stored = dict(_dotted(read_yaml(folder / CONFIG_FILE) or {}, known))
     unknown = sorted(stored.keys() - known.keys())
     if unknown:
         raise RecordError(f"{folder}: unknown setting {unknown[0]} today; record it with the version that trained it")
@@ -159,6 +200,12 @@ def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
     return computed(_resolved(tuple(words)))
 
 
+def folder_of_words(words: Sequence[str]) -> Path:
+    """The run folder of a training by these words after `main.py`."""
+    values = _resolved(tuple(words))
+    return run_path(values["work_dir"], values["data.benchmark"], values["name"])
+
+
 def command_of(config: str, values: dict[str, Any]) -> str:
     """The command that computes the same as these settings do, from a configuration file of today."""
     files = [word for file in config.split("+") for word in ("--config", file)]
@@ -179,11 +226,15 @@ def standard_words(benchmark: str, encoder: str, heads: Sequence[str], stream: s
     """
     if not set(heads) <= HEADS.keys():
         return None
+    place = benchmark
+    if benchmark in BENCHMARKS and not (REPOSITORY / "config" / benchmark).exists():
+        place = BENCHMARKS[benchmark].dataset  # its benchmarks share the files, as the folds of SBU do
     for with_file in (list(heads), *([head] for head in reversed(heads)), []):
-        for end in dict.fromkeys((stream, "joint")):
-            file = f"config/{benchmark}/{'_'.join([encoder, *with_file, end])}.yaml"
+        for end in dict.fromkeys((stream, stream.removesuffix("_motion"), "joint")):
+            file = f"config/{place}/{'_'.join([encoder, *with_file, end])}.yaml"
             if (REPOSITORY / file).exists():
                 words = ["--config", file]
+                words += [] if place == benchmark else ["--data.benchmark", benchmark]
                 words += [] if end == stream else ["--data.stream", stream]
                 for head in heads:
                     words += [] if head in with_file else [f"--{head}.enabled", "true"]
@@ -192,16 +243,21 @@ def standard_words(benchmark: str, encoder: str, heads: Sequence[str], stream: s
 
 
 def wall_seconds(folder: Path) -> float | None:
-    """The time that a run took by its log.txt, without the pauses before a resumption; None without a log.
+    """The time that a run took by its log.txt, without the pauses before a resumption; None without a readable log.
 
     Every start of the program begins with a line that names the run folder.
     """
     log = folder / "log.txt"
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if STAMP.match(line)] if log.exists() else []
+    if not log.exists():
+        return None
     total = timedelta()
-    for before, after in pairwise(lines):
-        if ", run folder " not in after:
-            total += datetime.fromisoformat(after[:19]) - datetime.fromisoformat(before[:19])
+    try:
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if STAMP.match(line)]
+        for before, after in pairwise(lines):
+            if ", run folder " not in after:
+                total += datetime.fromisoformat(after[:19]) - datetime.fromisoformat(before[:19])
+    except ValueError:  # of bytes that are no text, or of a date that there is not
+        return None
     return total.total_seconds() if lines else None
 
 

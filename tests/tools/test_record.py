@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import main as main_program
+from engine.checkpoint import save_checkpoint
 from engine.config import resolve
 from engine.schema import leaves
 from fusion.scores import Scores, save_scores
 from tools.record import main
-from tools.runs import RESULTS, load_records, renewed, settings_of_command, wall_seconds
+from tools.runs import RESULTS, RecordError, load_records, renewed, settings_of_command, standard_words, wall_seconds
 
 CONFIG = "config/nw-ucla/hcn_csre_joint.yaml"
 
@@ -53,7 +54,8 @@ def write_run(tmp_path, *words: str, name="hcn_csre_joint_s3", stream="joint"):
         "2026-01-01 10:00:00 hcn: 4 test clips, run folder x\n2026-01-01 10:10:00 epoch 1/3\n"
         "2026-01-02 09:00:00 hcn: 4 test clips, run folder x\n2026-01-02 09:05:00 epoch 2/3\n  a table\n"
     )
-    torch.save({"data": {"train": "11", "test": "22"}}, folder / "checkpoints/last.pt")
+    content = {"data": {"train": "11", "test": "22"}, "encoder": {"weight": torch.ones(2)}}
+    save_checkpoint(folder / "checkpoints/last.pt", content)
     scores = Scores(
         ["a", "b"], np.array([0, 1]), np.eye(2, dtype=np.float32), run=name, stream=stream, encoder="hcn", heads="csre"
     )
@@ -130,13 +132,23 @@ def test_the_command_of_a_record_repeats_its_settings(record, tmp_path):
 
 
 def test_a_run_that_held_clips_out_and_stopped_early(record, tmp_path):
-    folder = write_run(tmp_path, "--data.validation", "0.1", "--optim.epochs", "9")
+    folder = write_run(tmp_path, "--data.validation", "0.1", "--optim.epochs", "9", "--optim.patience", "1")
     with (folder / "metrics.jsonl").open("a") as metrics:
-        metrics.write("\n" + json.dumps({"kind": "validation", "epoch": 2, "top1": 88.0}))
+        for epoch, top1 in ((2, 88.0), (3, 87.0)):
+            metrics.write("\n" + json.dumps({"kind": "validation", "epoch": epoch, "top1": top1}))
     (made,) = record(folder)
     assert made["epochs"] == 9
     assert made["curve"] == [50.0, 100.0, 75.0]
-    assert made["validation_curve"] == [None, 88.0, None]
+    assert made["validation_curve"] == [None, 88.0, 87.0]
+
+
+@pytest.mark.parametrize("words", [("--optim.epochs", "9"), ("--optim.epochs", "9", "--optim.patience", "2")])
+def test_a_longer_training_in_progress_is_not_recorded_as_a_finished_one(tmp_path, capsys, words):
+    """results.json is that of the shorter one until the longer one ends."""
+    validation = ("--data.validation", "0.1") if "--optim.patience" in words else ()
+    folder = write_run(tmp_path, *words, *validation)  # last epoch 3, best epoch 2
+    assert main([str(folder), "--results", str(tmp_path / "results")]) == 2
+    assert "hcn_csre_joint_s3: its results are of epoch 3 of 9; let its command finish it" in capsys.readouterr().err
 
 
 def test_streams_that_had_files_of_their_own_are_settings_today(record, tmp_path):
@@ -164,6 +176,10 @@ def test_encoder_options_that_are_the_default_are_no_difference(record, tmp_path
     assert "model.options" not in made["command"]
 
 
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-300])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -171,6 +187,24 @@ def test_encoder_options_that_are_the_default_are_no_difference(record, tmp_path
         (lambda folder: (folder / "checkpoints/last.pt").unlink(), "last.pt: missing"),
         (lambda folder: (folder / "config.yaml").write_text("optim: {speed: 3}"), "unknown setting optim.speed today"),
         (lambda folder: (folder / "environment.json").write_text("{"), "environment.json: not JSON"),
+        (
+            lambda folder: (folder / "environment.json").write_text("{}"),
+            "damaged (KeyError: 'command'); train it again",
+        ),
+        (lambda folder: (folder / "config.yaml").write_text("[1]"), "hcn_csre_joint_s3: a file in it is damaged"),
+        (
+            lambda folder: (folder / "results.json").write_text('{"last": 3}'),
+            "hcn_csre_joint_s3: a file in it is damaged",
+        ),
+        (
+            lambda folder: (folder / "confusion_last.csv").write_text("true"),
+            "hcn_csre_joint_s3: a file in it is damaged",
+        ),
+        (lambda folder: truncate(folder / "checkpoints/last.pt"), "last.pt: not a readable checkpoint"),
+        (
+            lambda folder: (folder / "metrics.jsonl").unlink(),
+            "the test accuracy of epoch 3 is missing in metrics.jsonl",
+        ),
     ],
 )
 def test_what_cannot_be_recorded(tmp_path, capsys, spoil, message):
@@ -178,6 +212,54 @@ def test_what_cannot_be_recorded(tmp_path, capsys, spoil, message):
     spoil(folder)
     assert main([str(folder), "--results", str(tmp_path / "results")]) == 2
     assert message in capsys.readouterr().err
+
+
+NO_RECORD = "not a record; those are made by `python tools/record.py RUN_FOLDER`"
+NO_FUSION = "no fusion in it; `python ensemble.py RUN RUN ... --output FILE` makes one"
+UNKNOWN_SETTING = "unknown setting optim.epchs (did you mean 'optim.epochs'"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"benchmark": "nw-ucla", "last": {}}, NO_RECORD),  # a results.json
+        (3, NO_RECORD),
+        ([], NO_FUSION),  # of ensemble.py with one run
+        ([1, 2], NO_FUSION),
+        ([{"members": []}], NO_FUSION),
+        ({"kind": "run", "settings": {"optim.epchs": 3}}, UNKNOWN_SETTING),
+    ],
+)
+def test_files_that_are_neither_records_nor_fusions(tmp_path, capsys, content, message):
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps(content))
+    assert main([str(file), "--results", str(tmp_path / "results")]) == 2
+    assert f"{file}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"kind": "run", "settings": {"optim.epchs": 3}}'])
+def test_what_is_no_record_among_the_records_is_refused(tmp_path, content):
+    (tmp_path / "nw-ucla").mkdir()
+    (tmp_path / "nw-ucla/some.json").write_text(content)
+    with pytest.raises(RecordError, match=r"nw-ucla/some\.json: (not a record|unknown setting optim\.epchs)"):
+        load_records(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "encoder", "stream", "words"),
+    [
+        ("sbu-fold2", "hcn", "joint", "--config config/sbu/hcn_joint.yaml --data.benchmark sbu-fold2"),
+        ("nw-ucla", "ctrgcn", "bone", "--config config/nw-ucla/ctrgcn_joint.yaml --data.stream bone"),
+        (
+            *("nw-ucla", "hyperformer", "bone_motion"),  # its bones have a file of their own, for their motion too
+            "--config config/nw-ucla/hyperformer_bone.yaml --data.stream bone_motion",
+        ),
+        ("ntu60-xsub", "hcn", "joint", "--config config/ntu60-xsub/hcn_joint.yaml"),
+    ],
+)
+def test_the_words_of_the_published_recipe(benchmark, encoder, stream, words):
+    assert standard_words(benchmark, encoder, [], stream) == words.split()
+    assert settings_of_command(f"python main.py {words}")["data.benchmark"] == benchmark
 
 
 def test_a_commit_can_be_given_for_folders_that_do_not_say(record, tmp_path, capsys):
@@ -224,6 +306,11 @@ def test_fused_runs_are_recorded_with_their_members(record, tmp_path):
 
 def test_wall_time_skips_the_pause_before_a_resumption(tmp_path):
     assert wall_seconds(write_run(tmp_path)) == 600 + 300
+    assert wall_seconds(tmp_path) is None
+
+
+def test_a_damaged_log_tells_no_time(tmp_path):
+    (tmp_path / "log.txt").write_text("2026-01-01 10:00:00 hcn\n2026-13-01 10:00:00 epoch 1/3\n")
     assert wall_seconds(tmp_path) is None
 
 

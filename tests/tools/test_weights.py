@@ -14,8 +14,8 @@ from engine.schema import OptimConfig, flatten
 from feeders import Feeder
 from feeders.open import open_store
 from tests.tools.test_record import write_run
-from tools.record import WEIGHTS, main, weights_page
-from tools.runs import REPOSITORY, RESULTS, read_json
+from tools.record import WEIGHTS, main, ship, weights_page
+from tools.runs import REPOSITORY, RESULTS, RecordError, read_json
 
 FILES = sorted(path.relative_to(WEIGHTS).as_posix() for path in WEIGHTS.glob("*/*.pt"))
 CLIPS = {"nw-ucla": "data/NW-UCLA/all_sqe"}
@@ -67,13 +67,37 @@ def test_a_file_is_as_accurate_as_its_record_to_the_clip(file, shared):
     assert 100 * correct / len(logits) == pytest.approx(record["last"]["top1"], abs=1e-3)
 
 
-def test_weights_of_another_training_than_the_recorded_one_are_refused(tmp_path, capsys):
-    folder, words = write_run(tmp_path), ["--results", str(tmp_path / "results")]
-    assert main([str(folder), "--weights", *words]) == 2
-    assert "record the run first" in capsys.readouterr().err
-    assert main([str(folder), *words]) == 0
+@pytest.fixture
+def places(tmp_path):
+    """In place of results/ and weights/."""
+    return tmp_path / "results", tmp_path / "weights"
+
+
+def test_weights_of_another_training_than_the_recorded_one_are_refused(tmp_path, places):
+    folder, (results, weights) = write_run(tmp_path), places
+    with pytest.raises(RecordError, match="record the run first"):
+        ship([folder], results, weights)
+    assert main([str(folder), "--results", str(results)]) == 0
     metrics = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     metrics.write_text("\n".join(json.dumps(line | {"top1": 1.0} if "top1" in line else line) for line in lines))
-    assert main([str(folder), "--weights", *words]) == 2
-    assert "of another training" in capsys.readouterr().err
+    with pytest.raises(RecordError, match="of another training"):
+        ship([folder], results, weights)
+
+
+def test_the_weights_of_recorded_runs_and_their_page(tmp_path, places):
+    folder, (results, weights) = write_run(tmp_path), places
+    assert main([str(folder), "--results", str(results)]) == 0
+    ship([folder], results, weights)
+    state = torch.load(weights / f"nw-ucla/{folder.name}.pt", weights_only=True)
+    assert state["weight"].dtype == torch.float16
+    assert (weights / "README.md").read_text() == weights_page(results, weights)
+    assert f"| 75.00 | 100.00 (epoch 2) | 3 | [{folder.name}.pt]" in weights_page(results, weights)
+
+
+def test_weights_are_of_runs_recorded_in_results_alone(tmp_path, capsys):
+    """The page of weights lists all files by the records in results/; those of another folder know none of them."""
+    before = (WEIGHTS / "README.md").read_bytes()
+    assert main([str(write_run(tmp_path)), "--weights", "--results", str(tmp_path / "other")]) == 2
+    assert "--results: weights/ is about the records in results/; omit it" in capsys.readouterr().err
+    assert (WEIGHTS / "README.md").read_bytes() == before
