@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from engine.schema import leaves
 from feeders.choices import STREAMS
 from fusion.weights import EQUAL
 from heads.registry import HEADS
-from tools.runs import Record, RecordError, settings_of_words, standard_words
+from tools.runs import Record, RecordError, folder_of_words, settings_of_words, standard_words
 
 Table = list[list[str]]
 """Rows of cells, the first row the head."""
@@ -37,6 +38,7 @@ FURTHER = {
     "tacnn": "Ta-CNN",
 }
 """Other encoders, as tables call them."""
+SBU_FOLDS = tuple(f"sbu-fold{fold}" for fold in range(1, 6))
 BENCHMARKS = {
     "ntu60-xsub": "NTU60 X-Sub",
     "ntu60-xview": "NTU60 X-View",
@@ -45,7 +47,8 @@ BENCHMARKS = {
     "nw-ucla": "NW-UCLA",
     "utkinect": "UTKinect",
     "msr-action3d": "MSR Action3D",
-    "sbu": "SBU",
+    **{name: f"SBU, fold {name[-1]}" for name in SBU_FOLDS},
+    "sbu": "SBU, five folds",
 }
 INPUTS: dict[str, tuple[str, ...]] = {"J": ("joint",), "B": ("bone",), "2S": STREAMS[:2], "4S": STREAMS}
 
@@ -122,29 +125,39 @@ class Query(NamedTuple):
     @property
     def command(self) -> str:
         """The command that fills the row."""
-        streams = INPUTS[self.input]
-        if len(streams) > 1:
-            stem = "_".join([self.encoder, *self.heads])
-            runs = " ".join(f"work_dir/{self.benchmark}/{stem}_{stream}" for stream in streams)
-            return f"python ensemble.py {runs} --output fused.json && python tools/record.py fused.json"
-        words = standard_words(self.benchmark, self.encoder, self.heads, streams[0])
+        words = {stream: self._words(stream) for stream in INPUTS[self.input]}
+        first, *others = words.values()
+        label = re.sub(r"\W+", "_", self.label) or "_".join(head for head in self.heads if f"--{head}.enabled" in first)
+        name = ["--name", "_".join(filter(None, ["{name}", label, "seed{seed}"]))]
+        if self.benchmark == "sbu":
+            return f"{sweep_of(main_command(first), 'data.benchmark', SBU_FOLDS)} {shlex.join(name)}"
+        if not others:
+            return main_command([*first, *name])
+        streams: dict[str, list[str]] = defaultdict(list)  # of a configuration; that of bones may be another
+        for stream, given in words.items():
+            streams[re.sub(r" --data\.stream \S+", "", main_command(given))].append(stream)
+        trainings = [f"{sweep_of(command, 'data.stream', of)} {shlex.join(name)}" for command, of in streams.items()]
+        runs = " ".join(str(folder_of_words([*given, *name])) for given in words.values())
+        fusion = f"python ensemble.py {runs} --output fused.json"
+        return " && ".join([*trainings, fusion, "python tools/record.py fused.json"])
+
+    def _words(self, stream: str) -> list[str]:
+        """What trains a stream, after `main.py`."""
+        words = standard_words(self.benchmark, self.encoder, self.heads, stream)
         if words is None:
             place = f"config/{self.benchmark}/{self.encoder}_joint.yaml"
             raise RecordError(f"{place}: no such recipe; name another --benchmark or --encoder")
         for key, value in self.settings.items():
             words += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
-        name = re.sub(r"\W+", "_", self.label) or "_".join(head for head in self.heads if f"--{head}.enabled" in words)
-        words += ["--name", f"{{name}}_{name}"] if name else []
-        return shlex.join(["python", "main.py", *words])
+        return words
 
 
 def table(number: str, records: Sequence[Record], benchmark: str, encoder: str, weights: str = EQUAL) -> Table:
     """One of the paper's tables; Tables 4 to 6 for a benchmark and an encoder."""
-    if number == "7":
-        return _levels(records)
-    return (
-        _costs(records) if number == "8" else accuracies(records, queries(number, benchmark, encoder, records), weights)
-    )
+    if number in ("7", "8"):
+        return _levels(records) if number == "7" else _costs(records)
+    records = [*records, *over_folds(records)]
+    return accuracies(records, queries(number, benchmark, encoder, records), weights)
 
 
 def queries(number: str, benchmark: str, encoder: str, records: Iterable[Record] = ()) -> list[Query]:
@@ -206,7 +219,7 @@ def accuracies(records: Sequence[Record], rows: Iterable[Query], weights: str = 
 
 
 def find(records: Iterable[Record], query: Query, weights: str = EQUAL) -> tuple[list[float], list[float]]:
-    """Top-1 of the matching runs in their last and in their best epoch, each sorted by seed."""
+    """Top-1 of the matching runs in their last and in their best epoch, of each seed the first."""
     about, streams = (query.benchmark, query.encoder, query.heads), sorted(INPUTS[query.input])
     same = [record for record in records if (record["benchmark"], record["encoder"], record["heads"]) == about]
     runs = [record for record in same if record["kind"] == "run" and variation(record) == query.settings]
@@ -220,8 +233,46 @@ def find(records: Iterable[Record], query: Query, weights: str = EQUAL) -> tuple
         and record["weights"]["name"] == weights
         and {member["run"] for member in record["members"]} <= of_recipe
     ]
-    last, best = ([top1 for _, which, top1 in sorted(found) if which == name] for name in ("last", "best"))
-    return last, best
+    last, best = ({str(seed): top1 for seed, which, top1 in reversed(found) if which == s} for s in ("last", "best"))
+    return list(last.values()), list(best.values())
+
+
+def over_folds(records: Iterable[Record]) -> list[Record]:
+    """The means of runs that differ in nothing but their fold of SBU, as records of the benchmark `sbu`."""
+    folds: dict[str, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        if record["kind"] == "run" and record["benchmark"] in SBU_FOLDS:
+            command = re.sub(r" --data\.benchmark \S+", "", record["command"])
+            folds[command].setdefault(record["benchmark"], record)
+    means = []
+    for command, runs in folds.items():
+        if len(runs) == len(SBU_FOLDS):
+            tops = {s: {"top1": statistics.mean(run[s]["top1"] for run in runs.values())} for s in ("last", "best")}
+            tops["last"]["epoch"] = max(run["last"]["epoch"] for run in runs.values())
+            first = runs[SBU_FOLDS[0]]
+            means.append({**first, "benchmark": "sbu", "command": command, "validation_curve": [], **tops})
+    return means
+
+
+def main_command(words: Sequence[str]) -> str:
+    """`python main.py WORDS`."""
+    return shlex.join(["python", "main.py", *words])
+
+
+def sweep_of(command: str, key: str = "", values: Iterable[str] = ()) -> str:
+    """A command of main.py as one of tools/sweep.py, which may vary one more setting."""
+    files = "+".join(re.findall(r"--config (\S+)", command))
+    rest = re.sub(r"^python main\.py( --config \S+)+", "", command)
+    rest = re.sub(r" --(\S+) ('[^']*'|\S+)", r" --with \1=\2", rest)
+    return f"python tools/sweep.py --config {files}{rest}" + (f" --set {key}={','.join(values)}" if key else "")
+
+
+def epochs_of(records: Sequence[Record]) -> str:
+    """`65`, or `20-41 of 65` where early stopping ended the trainings."""
+    epochs, ends = records[0]["epochs"], sorted({record["last"]["epoch"] for record in records})
+    if ends == [epochs]:
+        return str(epochs)
+    return f"{'-'.join(dict.fromkeys((str(ends[0]), str(ends[-1]))))} of {epochs}"
 
 
 def variation(record: Record) -> dict[str, Any] | None:
@@ -292,7 +343,7 @@ def _costs(records: Sequence[Record]) -> Table:
         ours = ["", "", "", query.command]
         if runs:
             memory = statistics.mean(run["peak_memory_mb"] / 1000 for run in runs)
-            minutes = statistics.mean(run["wall_seconds"] / 60 / run["epochs"] for run in runs)
+            minutes = statistics.mean(run["wall_seconds"] / 60 / run["last"]["epoch"] for run in runs)
             ours = [f"{memory:.1f}", f"{minutes:.1f}", runs[0]["machine"]["device"], ""]
         paper = map(str, PAPER_COST.get((query.encoder, query.head), ("", "")))
         rows.append([title_of(query.encoder, query.heads), *paper, *ours])

@@ -18,7 +18,7 @@ from common.colours import BLUE, ORANGE
 from engine.figures import STYLE
 from heads.registry import HEADS, OWN
 from tools.compare import Difference, paired_difference
-from tools.paper_tables import Table, benchmark_title, spread, title_of, variation
+from tools.paper_tables import Table, benchmark_title, epochs_of, spread, title_of, variation
 from tools.runs import Record
 
 PARTS = {"held-out part": ("validation_curve", ORANGE), "test part": ("curve", BLUE)}
@@ -71,7 +71,7 @@ def table_of(found: Sequence[Sequence[Setting]]) -> Table:
             margin = f" ± {difference.margin:.1f}" if difference and difference.margin is not None else ""
             cells += [spread(setting.last(part)), f"{difference.mean:+.1f}{margin}" if difference else ""]
         cells.append(spread([record["best"]["top1"] for record in setting.records]))
-        benchmark, epochs = benchmark_title(setting.records[0]["benchmark"]), str(setting.records[0]["epochs"])
+        benchmark, epochs = benchmark_title(setting.records[0]["benchmark"]), epochs_of(setting.records)
         rows.append([benchmark, setting.title, epochs, str(len(setting.records)), *cells])
     return rows
 

@@ -8,8 +8,9 @@
 
 Ours is the mean over seeds, ± their standard deviation; "last" the final epoch, "best" the one with the highest
 accuracy on the same test clips, which is what most published numbers are. The difference is ours (best) minus the
-paper's. Only runs of the published recipe count, in any precision. The paper's number is missing where it could not be
-verified. An empty row says which command fills it (--seed for other seeds; tools/record.py to keep it in results/).
+paper's. Only runs of the published recipe count, in any precision, of each seed one: a record before a run folder. The
+paper's number is missing where it could not be verified. An empty row says which command fills it (--seed or --seeds
+for other seeds; tools/record.py to keep it in results/).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import re
 import sys
 from collections import defaultdict
@@ -30,16 +32,21 @@ from common.arguments import Parser
 from common.errors import UserError
 from common.files import user_path
 from common.front_door import run_command
-from fusion.report import NORMALISED
-from fusion.weights import EQUAL
+from common.words import did_you_mean
+from fusion.report import NORMALISED, TUNED
+from fusion.weights import EQUAL, PRESETS
 from tools.paper_tables import (
     ENCODERS,
     FURTHER,
     PAPER,
+    SBU_FOLDS,
     TITLES,
     Table,
     benchmark_title,
+    epochs_of,
+    over_folds,
     spread,
+    sweep_of,
     table,
     title_of,
     variation,
@@ -61,19 +68,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("tools/tables.py", lambda: _show(_parser().parse(argv)))
 
 
-def collect(results: Path, work_dir: Path | None) -> list[Record]:
-    """All records of a folder, and those of finished runs under a working folder which are not among them."""
-    records = load_records(results)
-    known = {(record["benchmark"], record["name"], str(record.get("curve"))) for record in records}
-    for folder in find_runs(work_dir) if work_dir else ():
+def collect(results: Path = RESULTS, work_dir: Path | None = None) -> list[Record]:
+    """The records of a folder, then the finished runs under a working folder; of one seed and its settings the first.
+
+    What is left out is named on stderr, but for the runs of the records themselves.
+    """
+    found: dict[str, Record] = {}
+    for record in [*load_records(results), *(_runs_under(work_dir) if work_dir else ())]:
+        told_apart_by = record["settings"] if record["kind"] == "run" else record["name"]
+        first = found.setdefault(json.dumps([record["benchmark"], told_apart_by], sort_keys=True), record)
+        if [first["name"], first.get("curve")] != [record["name"], record.get("curve")]:
+            same = f"seed and settings of {first['benchmark']}/{first['name']}, which counts instead"
+            print(f"skipped: {record['benchmark']}/{record['name']}: another run with the {same}", file=sys.stderr)
+    return list(found.values())
+
+
+def _runs_under(work_dir: Path) -> Iterator[Record]:
+    for folder in find_runs(work_dir):
         try:
-            record = record_of(folder)
+            yield record_of(folder)
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr)
-            continue
-        if (record["benchmark"], record["name"], str(record["curve"])) not in known:
-            records.append(record)
-    return records
 
 
 def of_recipes(records: Iterable[Record]) -> list[Record]:
@@ -86,7 +101,8 @@ def runs_table(records: Iterable[Record]) -> Table:
     shown = ["last", "best", "validation", "paper", "seeds", "precision", "command"]
     rows = [["benchmark", "run", "input", "epochs", *shown]]
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for record in records:
+    records = list(records)
+    for record in [*records, *over_folds(records)]:
         about = (record["benchmark"], record["encoder"], tuple(record["heads"]))
         if record["kind"] == "ensemble":
             groups[*about, " + ".join(record["streams"]), record["weights"]["name"], ""].append(record)
@@ -94,7 +110,7 @@ def runs_table(records: Iterable[Record]) -> Table:
             command = re.sub(r" --seed \d+", "", record["command"])
             groups[*about, record["stream"], command, record["epochs"]].append(record)
     for group, members in sorted(groups.items(), key=lambda item: str(item[0])):
-        benchmark, encoder, heads, streams, command, epochs = group
+        benchmark, encoder, heads, streams, command, _ = group
         members.sort(key=lambda record: record["seed"] if isinstance(record["seed"], int) else -1)
         seeds = ",".join(dict.fromkeys(str(record["seed"]) for record in members))
         first, title, precision, kind = members[0], title_of(encoder, heads), "", ""
@@ -108,11 +124,13 @@ def runs_table(records: Iterable[Record]) -> Table:
             precision = ", ".join(dict.fromkeys(map(_precision, members)))
             kind = {"joint": "J", "bone": "B"}.get(streams, "")
             title = ", ".join([title, *(f"{key} {value}" for key, value in (variation(first) or {}).items())])
-            command = f"python tools/sweep.py {_sweep_words(command)} --seeds {seeds}"
+            folds = ("data.benchmark", SBU_FOLDS) if benchmark == "sbu" else ()
+            command = f"{sweep_of(command, *folds)} --seeds {seeds}" + (" --name '{name}_seed{seed}'" if folds else "")
         held_out = [max(filter(None, curve)) for record in members if (curve := record.get("validation_curve"))]
         paper = None if ", " in title else PAPER.get((benchmark, encoder, "+".join(heads)), {}).get(kind)
         cells = [*map(spread, (*values, held_out)), f"{paper:.1f}" if paper else "", seeds, precision, command]
-        rows.append([benchmark_title(benchmark), title, streams.replace("_", " "), str(epochs), *cells])
+        trained = epochs_of(members) if first["kind"] == "run" else ""
+        rows.append([benchmark_title(benchmark), title, streams.replace("_", " "), trained, *cells])
     return rows
 
 
@@ -120,13 +138,6 @@ def _fusion_words(weights: dict[str, Any]) -> list[str]:
     """What says on the command line how streams are fused; nothing for equal weights of raw logits."""
     words = [] if len(set(weights["values"])) == 1 else ["--weights", *(f"{value:g}" for value in weights["values"])]
     return [*words, "--normalise", NORMALISED] if weights["name"].endswith(f" {NORMALISED}") else words
-
-
-def _sweep_words(command: str) -> str:
-    """A command of main.py as words for tools/sweep.py."""
-    files = "+".join(re.findall(r"--config (\S+)", command))
-    rest = re.sub(r"^python main\.py( --config \S+)+", "", command)
-    return f"--config {files}" + re.sub(r" --(\S+) ('[^']*'|\S+)", r" --with \1=\2", rest)
 
 
 def _precision(record: Record) -> str:
@@ -170,7 +181,7 @@ def page_with(text: str, content: str) -> str:
 
 def tables_of_pages() -> dict[str, str]:
     """The tables that README.md and docs/results.md have, from the records in results/ alone."""
-    records = load_records()
+    records = collect()
     tables = {"README.md": runs_table(of_recipes(records)), "docs/results.md": table_of(sweeps(records))}
     return {page: formatted(rows, "markdown") for page, rows in tables.items()}
 
@@ -179,22 +190,37 @@ def _write_pages() -> None:
     for name, content in tables_of_pages().items():
         page = REPOSITORY / name
         page.write_text(page_with(page.read_text(encoding="utf-8"), content), encoding="utf-8")
-    draw(sweeps(load_records()), FIGURE)
+    draw(sweeps(collect()), FIGURE)
 
 
 def _show(options: argparse.Namespace) -> None:
     if options.readme:
+        defaults = vars(_parser().parse([]))
+        useless = [key for key, value in vars(options).items() if key != "readme" and value != defaults[key]]
+        if useless:
+            raise TablesError(f"--readme takes all from results/ and nothing else; omit {useless[0]}, or --readme")
         _write_pages()
         return
     names = options.tables or list(TITLES)
     unknown = [name for name in names if name not in (*TITLES, *MORE)]
     if unknown:
         raise TablesError(f"table {unknown[0]}: name some of 1 to 8, or {' or '.join(MORE)}")
-    records = collect(options.results, options.work_dir if options.work_dir.is_dir() else None)
+    for option in ("results", "work_dir"):
+        if (folder := getattr(options, option)) and not folder.is_dir():
+            raise TablesError(f"--{option} {folder}: no such folder; check the path")
+    weights = [f"{name}{end}" for name in (*PRESETS, "given", TUNED) for end in ("", f" {NORMALISED}")]
+    if options.weights not in weights:
+        hint = did_you_mean(options.weights, weights)
+        raise TablesError(f"--weights {options.weights}: no such weights{hint}; known: {', '.join(weights)}")
+    work_dir = options.work_dir or Path("work_dir")
+    records = collect(options.results, work_dir)
     prefix = {"text": "", "markdown": "### ", "csv": "# ", "latex": "% "}[options.format]
     parts = []
     for title, rows in _chosen(names, records, options):
-        parts.append(f"{prefix}{title}\n{formatted(rows, options.format)}")
+        if len(rows) > 1:
+            parts.append(f"{prefix}{title}\n{formatted(rows, options.format)}")
+        else:
+            print(f"{title}: none in {options.results} and {work_dir}; see docs/results.md", file=sys.stderr)
     print("\n\n".join(parts))
 
 
@@ -220,11 +246,15 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("tables", nargs="*", metavar="TABLE", help="1 to 8, runs, sweeps (default: 1 to 8)")
     add("--format", choices=("text", "markdown", "csv", "latex"), default="text", help="(default: %(default)s)")
-    add("--work_dir", "--work-dir", type=user_path, default=Path("work_dir"), help="finished runs beside the records")
+    add("--work_dir", "--work-dir", type=user_path, help="finished runs beside the records (default: work_dir)")
     add("--results", type=user_path, default=RESULTS, metavar="FOLDER", help="the records (default: results/)")
     add("--benchmark", default="ntu120-xsub", help="of Tables 4 to 6 (default: %(default)s, the paper's)")
     add("--encoder", default="ctrgcn", choices=[*ENCODERS, *FURTHER], help="of Tables 4 to 6 (default: %(default)s)")
-    add("--weights", default=EQUAL, help="weights of the fused rows: a preset, or 'tuned on test labels'")
+    add(
+        "--weights",
+        default=EQUAL,
+        help=f"weights of the fused rows: a preset, given, or '{TUNED}'; with ' {NORMALISED}' at its end, too",
+    )
     add("--readme", action="store_true", help="renew the tables and the figure of README.md and docs/results.md")
     return parser
 

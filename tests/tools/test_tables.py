@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 import statistics
 
@@ -12,9 +13,10 @@ import pytest
 from engine.schema import leaves
 from tests.documents import read
 from tools.paper_tables import ENCODERS, PAPER, TITLES, Query, accuracies, find, levels, spread, table
-from tools.runs import command_of, settings_of_words, standard_words
+from tools.runs import command_of, folder_of_words, settings_of_words, standard_words
+from tools.sweep import cells_of
 from tools.sweep_table import sweeps
-from tools.tables import MARKERS, formatted, main, of_recipes, page_with, runs_table, tables_of_pages
+from tools.tables import MARKERS, collect, formatted, main, of_recipes, page_with, runs_table, tables_of_pages
 
 DEFAULTS = {key: leaf.default for key, leaf in leaves().items()}
 
@@ -33,7 +35,7 @@ def run(seed=1, last=90.0, best=91.0, encoder="ctrgcn", heads=(), stream="joint"
         "epochs": values["optim.epochs"],
         "command": command_of(words[1], values),
         "settings": {key: value for key, value in values.items() if value != DEFAULTS[key]},
-        "last": {"epoch": 65, "top1": last},
+        "last": {"epoch": values["optim.epochs"], "top1": last},
         "best": {"epoch": 60, "top1": best},
         "classes": {"a": [10, 7, 7], "b": [10, 9, 9]},
         "wall_seconds": 650.0,
@@ -121,12 +123,52 @@ def test_every_empty_row_says_a_command_that_main_would_take(number):
     assert len(rows) > 2
     for row in rows[1:]:
         command = row[-1]
-        if command.startswith("python ensemble.py "):
+        if command.startswith("python tools/sweep.py "):
             assert command.endswith("--output fused.json && python tools/record.py fused.json")
         else:
             words = shlex.split(command)
             assert words[:2] == ["python", "main.py"]
             settings_of_words(words[2:])
+            again = folder_of_words([*words[2:], "--seed", "7"])
+            assert again != folder_of_words(words[2:]), "another seed would not be another run"
+
+
+def cells_of_command(command):
+    """The cells of `python tools/sweep.py --config ... --set ... --name ...`."""
+    words = shlex.split(command)[2:]
+    grid = {"config": [], "set": {}, "with": {}}
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        if option in ("--set", "--with"):
+            key, _, values = value.partition("=")
+            grid[option[2:]][key] = values.split(",") if option == "--set" else json.loads(values)
+        else:
+            grid[option[2:]] = value
+    return cells_of(grid)
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        (Query("nw-ucla", "ctrgcn", "csre", "2S"), ["ctrgcn_csre_joint_seed1", "ctrgcn_csre_bone_seed1"]),
+        (
+            Query("nw-ucla", "hyperformer", "", "4S"),  # its recipe's seed; bones have a configuration of their own
+            [f"hyperformer_{stream}_seed2" for stream in ("joint", "bone", "joint_motion", "bone_motion")],
+        ),
+        (
+            Query("ntu120-xsub", "ctrgcn", "csre+fr_head", "2S"),
+            ["ctrgcn_fr_head_joint_csre_seed1", "ctrgcn_fr_head_bone_csre_seed1"],
+        ),
+    ],
+)
+def test_the_command_of_fused_streams_trains_the_runs_that_it_fuses(query, names):
+    *trainings, fusion, recording = query.command.split(" && ")
+    folders = [f"work_dir/{query.benchmark}/{name}" for name in names]
+    assert fusion == f"python ensemble.py {' '.join(folders)} --output fused.json"
+    assert recording == "python tools/record.py fused.json"
+    cells = [cell for training in trainings for cell in cells_of_command(training)]
+    assert sorted(str(cell.folder) for cell in cells) == sorted(folders)
+    for cell, stream in zip(cells, ("joint", "joint_motion", "bone", "bone_motion") * (len(cells) > 2), strict=False):
+        assert settings_of_words(cell.words)["data.stream"] == stream
 
 
 @pytest.mark.parametrize(
@@ -137,6 +179,7 @@ def test_every_empty_row_says_a_command_that_main_would_take(number):
         Query("ntu120-xsub", "ctrgcn", "fr_head"),
         Query("ntu120-xsub", "ctrgcn", "csre+fr_head"),
         Query("ntu120-xsub", "ctrgcn", "csre", "J", {"csre.branches": ["spatial"]}, "CSRE S"),
+        Query("sbu-fold2", "hcn", "csre"),
     ],
 )
 def test_a_run_of_that_command_fills_the_row(query):
@@ -151,7 +194,68 @@ def test_heads_that_runs_have_together_stand_in_table_4():
     rows = table("4", [run(heads=("csre", "skeleton_gcl"), best=77.0)], "nw-ucla", "ctrgcn")
     assert row_of(rows, run="CTR-GCN + CSRE + SkeletonGCL")["best"] == "77.00"
     fill = shlex.split(row_of(rows, run="CTR-GCN + CSRE + FR-Head")["to fill it"])
-    assert fill[3:] == ["config/nw-ucla/ctrgcn_fr_head_joint.yaml", "--csre.enabled", "true", "--name", "{name}_csre"]
+    name = ["--name", "{name}_csre_seed{seed}"]
+    assert fill[3:] == ["config/nw-ucla/ctrgcn_fr_head_joint.yaml", "--csre.enabled", "true", *name]
+
+
+def folds_of(seed, tops, **settings):
+    return [
+        run(seed, top, top + 1, encoder="hcn", benchmark=f"sbu-fold{fold}", **settings)
+        for fold, top in enumerate(tops, 1)
+    ]
+
+
+def test_folds_have_a_row_each_and_one_of_their_mean():
+    whole = [*folds_of(0, (70, 80, 90, 80, 80)), *folds_of(1, (80, 80, 90, 80, 90))]
+    rows = runs_table([*whole, *folds_of(2, (10, 10, 10, 10))])  # a seed without its fifth fold has no mean
+    third = row_of(rows, benchmark="SBU, fold 3")
+    assert (third["run"], third["last"], third["seeds"]) == ("HCN", spread([90, 90, 10]), "0,1,2")
+    assert "--with data.benchmark=sbu-fold3 " in third["command"]
+    mean = row_of(rows, benchmark="SBU, five folds")
+    assert (mean["last"], mean["best"], mean["seeds"]) == (spread([80, 84]), spread([81, 85]), "0,1")
+    folds = [f"sbu-fold{fold}" for fold in range(1, 6)]
+    words = f"--config config/sbu/hcn_joint.yaml --set data.benchmark={','.join(folds)} --seeds 0,1"
+    assert mean["command"] == f"python tools/sweep.py {words} --name '{{name}}_seed{{seed}}'"
+    assert len(of_recipes(whole)) == 10
+    fourth = row_of(table("4", whole, "sbu", "hcn"), run="HCN")
+    assert (fourth["benchmark"], fourth["last"], fourth["seeds"]) == ("SBU, five folds", spread([80, 84]), "2")
+
+
+def test_the_command_of_a_row_over_folds_trains_all_of_them():
+    cells = cells_of_command(Query("sbu", "hcn", "csre").command)
+    assert [str(cell.folder) for cell in cells] == [f"work_dir/sbu-fold{n}/hcn_csre_joint_seed0" for n in range(1, 6)]
+
+
+def test_of_two_runs_of_one_seed_the_record_counts_and_the_other_is_named(tmp_path, monkeypatch, capsys):
+    first, again, other = run(1, 90.0), run(1, 92.0), run(2, 94.0)
+    again["name"] = "under_another_name"
+    for record in (first, again, other):
+        record["curve"] = [record["last"]["top1"]]
+    (tmp_path / "nw-ucla").mkdir()
+    (tmp_path / "nw-ucla/one.json").write_text(json.dumps(first))
+    monkeypatch.setattr("tools.tables.find_runs", lambda _: [first, again, other])  # the record's own run is no other
+    monkeypatch.setattr("tools.tables.record_of", lambda folder: folder)
+    records = collect(tmp_path, tmp_path)
+    row = row_of(runs_table(records), run="CTR-GCN")
+    assert (row["last"], row["seeds"]) == (spread([90.0, 94.0]), "1,2")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "skipped: nw-ucla/under_another_name: another run with the seed and settings of nw-ucla/ctrgcn"
+    )
+
+
+def test_a_seed_counts_once_in_a_row_whatever_its_precisions():
+    records = [run(1, 90.0), run(1, 80.0, **{"optim.amp": "bf16"}), run(2, 92.0)]
+    assert sorted(find(records, Query("nw-ucla", "ctrgcn"))[0]) == [90.0, 92.0]
+
+
+def test_early_stopped_runs_say_how_long_they_trained():
+    early = [run(seed) for seed in (1, 2)]
+    assert row_of(runs_table(early), run="CTR-GCN")["epochs"] == "65"
+    early[0]["last"]["epoch"] = 20
+    assert row_of(runs_table(early), run="CTR-GCN")["epochs"] == "20-65 of 65"
+    early[1]["last"]["epoch"] = 20
+    assert row_of(runs_table(early), run="CTR-GCN")["epochs"] == "20 of 65"
 
 
 def test_a_run_of_a_users_own_head_is_of_no_recipe():
@@ -191,6 +295,8 @@ def test_table_8_has_the_cost_of_an_epoch():
     row = row_of(table("8", [run(1, benchmark="ntu120-xsub")], "", ""), run="CTR-GCN")
     assert (row["paper GB"], row["paper min/epoch"], row["device"]) == ("11.5", "19.9", "H100")
     assert (row["GB"], row["min/epoch"]) == ("2.5", f"{650 / 60 / 65:.1f}")
+    early = run(1, benchmark="ntu120-xsub") | {"last": {"epoch": 5, "top1": 80.0}}
+    assert row_of(table("8", [early], "", ""), run="CTR-GCN")["min/epoch"] == f"{650 / 60 / 5:.1f}"
 
 
 def test_all_runs_stand_in_one_table_with_the_command_that_repeats_them():
@@ -260,6 +366,25 @@ def test_the_command(tmp_path, capsys):
     assert "config/nw-ucl/ctrgcn_joint.yaml: no such recipe" in capsys.readouterr().err
     assert main(["9", *words]) == 2
     assert "table 9: name some of 1 to 8, or runs or sweeps" in capsys.readouterr().err
+    assert main(["runs", "sweeps", *words]) == 0
+    out, err = capsys.readouterr()
+    assert (out.strip(), err.count(f"none in {tmp_path} and {tmp_path}")) == ("", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--work_dir", "no/such"], "--work_dir no/such: no such folder"),
+        (["--results", "no/such"], "--results no/such: no such folder"),
+        (["--weights", "equla"], "--weights equla: no such weights (did you mean 'equal'"),
+        (["--readme", "3"], "--readme takes all from results/ and nothing else; omit tables"),
+        (["--readme", "--format", "csv"], "omit format, or --readme"),
+        (["--readme", "--results", "no/such"], "omit results, or --readme"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(words, message, capsys):
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
