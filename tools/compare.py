@@ -3,8 +3,10 @@
     python tools/compare.py BASELINE... -- CSRE... --output comparison
     python tools/compare.py work_dir/nw-ucla/hcn_joint_s* -- work_dir/nw-ucla/hcn_csre_joint_s* --tsne "throw,carry"
 
-Runs are paired by seed. Printed, and written to the folder as text, CSV, PNG and one HTML page without links:
+Runs are paired by seed, those on several folds of a data set by fold and seed. Printed, and written to the folder as
+text, CSV, PNG and one HTML page without links:
 
+- the runs of each side, and the settings in which the sides differ;
 - the mean difference of the pairs with its 95 % t-interval;
 - for every seed McNemar's exact test over the clips: of those that one run has right and the other wrong, how likely is
   a split as uneven as this, or more so, if both were equally good;
@@ -23,7 +25,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,10 +41,12 @@ from common.files import user_path
 from common.front_door import run_command
 from common.words import did_you_mean
 from engine.figures import STYLE, draw_tsne, worst_pairs
+from engine.schema import leaves
+from feeders.benchmarks import benchmark_name
 from fusion.scores import load_scores
 from heads.registry import head_names
 from tools.paper_tables import levels, title_of
-from tools.runs import read_json, settings_of
+from tools.runs import computed, naming_damage, read_json, settings_of
 from tools.sections import Figure, Section, page_of
 
 MOVED = 3.0
@@ -57,19 +61,33 @@ class CompareError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run: where it lies, its seed, and of every test clip the class and the predicted class (n,).
+    """A finished run: where it lies, and of every test clip the class and the predicted class (n,).
 
-    validated: whether the best epoch was chosen on clips held out of training.
+    settings: what it computes, and its commit.
     """
 
     folder: Path
     title: str
-    seed: int
-    validated: bool
+    settings: dict[str, Any]
     classes: list[str]
     names: Sequence[str]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
+
+    @property
+    def benchmark(self) -> str:
+        """Whose test clips they are."""
+        return benchmark_name(self.settings["data.benchmark"])
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.settings["seed"])
+
+    @property
+    def chosen_on(self) -> str:
+        """The clips that the best epoch was chosen on."""
+        return "held-out training clips" if self.settings["data.validation"] else "these same test clips"
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -130,18 +148,20 @@ def read_run(folder: Path, selection: str) -> Run:
     """A finished run by its score file.
 
     Raises:
-        CompareError: no finished run. ScoresError: a damaged score file.
+        CompareError: no finished run. ScoresError: a damaged score file. RecordError: another damaged file.
     """
     if not (folder / "results.json").exists():
         raise CompareError(f"{folder}: no results.json in it; name folders of finished runs")
     values, scores = settings_of(folder), load_scores(folder / f"scores_{selection}.npz")
     assert scores.labels is not None, "our own score files carry labels"
+    with naming_damage(folder):
+        commit = read_json(folder / "environment.json").get("commit") or "unknown"
+        classes = list(read_json(folder / "results.json")[selection]["per_class"])
     return Run(
         folder=folder,
         title=f"{title_of(values['model.name'], head_names(values))}, {values['data.stream'].replace('_', ' ')}",
-        seed=values["seed"],
-        validated=values["data.validation"] > 0,
-        classes=list(read_json(folder / "results.json")[selection]["per_class"]),
+        settings=computed(values) | {"commit": commit},
+        classes=classes,
         names=scores.names,
         labels=scores.labels,
         predicted=scores.logits.argmax(axis=1),
@@ -149,22 +169,32 @@ def read_run(folder: Path, selection: str) -> Run:
 
 
 def pair_up(baseline: Sequence[Run], others: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """The runs of equal seeds, their clips in one order.
+    """The runs of equal benchmarks and seeds, their clips in one order.
 
     Raises:
         CompareError: two runs of one seed on a side, no seed on both sides, other clips or classes.
     """
-    sides: list[dict[int, Run]] = []
+    sides: list[dict[tuple[str, int], Run]] = []
     for runs in (baseline, others):
-        by_seed = {run.seed: run for run in runs}
+        paired_by = {(run.benchmark, run.seed): run for run in runs}
         for run in runs:
-            if by_seed[run.seed] is not run:
-                raise CompareError(f"{run.folder} and {by_seed[run.seed].folder}: both of seed {run.seed}; name one")
-        sides.append(by_seed)
-    seeds = sorted(sides[0].keys() & sides[1].keys())
-    if not seeds:
-        raise CompareError(f"no seed on both sides (before --: {sorted(sides[0])}, after: {sorted(sides[1])})")
-    return [(sides[0][seed], _in_order_of(sides[0][seed], sides[1][seed])) for seed in seeds]
+            other = paired_by[run.benchmark, run.seed]
+            if other is not run:
+                raise CompareError(
+                    f"{run.folder} and {other.folder}: both of {run.benchmark}, seed {run.seed}; name one"
+                )
+        sides.append(paired_by)
+    keys = sorted(sides[0].keys() & sides[1].keys())
+    if not keys:
+        before, after = (", ".join(f"{name} {seed}" for name, seed in sorted(side)) for side in sides)
+        raise CompareError(f"no seed of a benchmark on both sides (before --: {before}; after: {after}); train one")
+    pairs = [(sides[0][key], _in_order_of(sides[0][key], sides[1][key])) for key in keys]
+    for run, _ in pairs:
+        if run.classes != pairs[0][0].classes:
+            raise CompareError(
+                f"{run.folder} and {pairs[0][0].folder}: different classes; compare one data set at a time"
+            )
+    return pairs
 
 
 def _in_order_of(first: Run, second: Run) -> Run:
@@ -178,25 +208,44 @@ def _in_order_of(first: Run, second: Run) -> Run:
 # --- the parts of the comparison --------------------------------------------------------------------------------------
 
 
+def in_settings(pairs: Sequence[tuple[Run, Run]]) -> Section:
+    """The settings in which the sides differ; a head's default counts as none where the other side is without it."""
+    rows = [["setting", "baseline", "compared"]]
+    sides = [[run.settings for run in side] for side in zip(*pairs, strict=True)]
+    defaults = {key: {"", str(leaf.default)} for key, leaf in leaves().items()}
+    for key in sorted({key for side in sides for settings in side for key in settings} - {"seed"}):
+        cells = [", ".join(dict.fromkeys(str(run[key]) for run in side if key in run)) for side in sides]
+        if cells[0] != cells[1] and set(cells) != defaults.get(key):
+            rows.append([key, *cells])
+    text = "Settings, and the commit of the training, that are not the same on both sides; the seed apart."
+    return Section("What differs", text, "settings", rows)
+
+
 def by_seed(pairs: Sequence[tuple[Run, Run]]) -> Section:
     """Accuracies of every pair, McNemar's test, and the mean difference."""
+    several = len({run.benchmark for run, _ in pairs}) > 1
     rows = [["seed", "baseline", "compared", "difference", "only baseline right", "only compared right", "McNemar p"]]
     for first, second in pairs:
         test = mcnemar(first.correct, second.correct)
         numbers = [f"{first.top1:.2f}", f"{second.top1:.2f}", f"{second.top1 - first.top1:+.2f}"]
-        rows.append([str(first.seed), *numbers, str(test.only_first), str(test.only_second), f"{test.p:.2g}"])
+        seed = f"{first.benchmark}, {first.seed}" if several else str(first.seed)
+        rows.append([seed, *numbers, str(test.only_first), str(test.only_second), f"{test.p:.2g}"])
     difference = paired_difference(*[[run.top1 for run in side] for side in zip(*pairs, strict=True)])
-    clip = 100 / len(pairs[0][0].labels)
     if difference.margin is None:
         text = f"Difference {difference.mean:+.2f} points with one seed, which has no interval; train further seeds."
     else:
         low, high = difference.mean - difference.margin, difference.mean + difference.margin
         verdict = "does not hold 0" if low > 0 or high < 0 else "holds 0: no difference is shown"
+        what = "benchmarks and seeds" if several else "seeds"
         text = (
-            f"Mean difference {difference.mean:+.2f} points over {len(pairs)} pairs of seeds, 95 % interval "
+            f"Mean difference {difference.mean:+.2f} points over {len(pairs)} pairs of {what}, 95 % interval "
             f"{low:+.2f} to {high:+.2f}; it {verdict}."
         )
-    return Section("Accuracy by seed", f"{text} One test clip is {clip:.2f} points.", "seeds", rows)
+    if several:
+        text += " The benchmarks share training clips, as folds do, so that the interval is too narrow."
+    else:
+        text += f" One test clip is {100 / len(pairs[0][0].labels):.2f} points."
+    return Section("Accuracy by seed", text, "seeds", rows)
 
 
 def by_level(counts: tuple[dict[str, list[int]], dict[str, list[int]]]) -> Section:
@@ -324,18 +373,20 @@ def _compare(words: list[str]) -> None:
     pairs = pair_up(baseline, others)
     options.output.mkdir(parents=True, exist_ok=True)
     counts = _counts(pairs)
-    sections = [by_seed(pairs), by_level(counts), by_class(counts, options.output), by_pair(pairs)]
+    sections = [in_settings(pairs), by_seed(pairs), by_level(counts), by_class(counts, options.output), by_pair(pairs)]
     if options.tsne:
         chosen = [name.strip() for name in options.tsne.split(",")]
         sections.append(features(pairs[0], chosen, options.epoch, options.output))
     title = f"{pairs[0][1].title} compared with {pairs[0][0].title}"
-    chosen_on = ""
-    if options.epoch == "best":
-        honest = all(run.validated for run in [*baseline, *others])
-        chosen_on = f", chosen on {'held-out training clips' if honest else 'these same test clips'}"
-    notes = [f"{len(pairs[0][0].labels)} test clips; {options.epoch} epoch{chosen_on}."]
-    if len(pairs) > 1:
-        notes.append(f"Below the accuracies by seed, every clip counts {len(pairs)} times, once for each seed.")
+    before, after = (" or ".join(dict.fromkeys(run.chosen_on for run in side)) for side in (baseline, others))
+    chosen_on = before if before == after else f"{before} by the baseline, on {after} by the others"
+    epoch = "last epoch" if options.epoch == "last" else f"best epoch, chosen on {chosen_on}"
+    clips = sum({run.benchmark: len(run.labels) for run, _ in pairs}.values())
+    notes = [f"{clips} test clips; {epoch}."]
+    for side, runs in (("Baseline", baseline), ("Compared", others)):
+        notes.append(f"{side}: {', '.join(str(run.folder) for run in runs)}.")
+    if len({run.seed for run, _ in pairs}) > 1:
+        notes.append("Below the accuracies by seed, every clip counts once for each of its seeds.")
     paired = {run.folder for pair in pairs for run in pair}
     alone = [str(run.folder) for run in [*baseline, *others] if run.folder not in paired]
     if alone:

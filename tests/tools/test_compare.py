@@ -12,18 +12,20 @@ import pytest
 from engine.config import resolve
 from fusion.scores import Scores, save_scores
 from tools.compare import CompareError, main, mcnemar, pair_up, paired_difference, read_run
+from tools.runs import RecordError
 
 CLASSES = ["sit", "stand", "walk <fast>"]
 LABELS = np.repeat([0, 1, 2], 10)
 
 
-def write_run(tmp_path, name, seed, predicted, order=None, labels=LABELS):
+def write_run(tmp_path, name, seed, predicted, order=None, labels=LABELS, config="nw-ucla/hcn_joint", words=()):
     """A finished run folder with the predicted classes of thirty clips, ten of each class."""
     folder = tmp_path / name
     folder.mkdir()
-    resolved = resolve(["--config", "config/nw-ucla/hcn_joint.yaml", "--seed", str(seed), "--name", name])
+    resolved = resolve(["--config", f"config/{config}.yaml", "--seed", str(seed), "--name", name, *words])
     assert resolved is not None
     (folder / "config.yaml").write_text(resolved.as_yaml())
+    (folder / "environment.json").write_text(json.dumps({"commit": f"commit of {name[0]}"}))
     per_class = {"per_class": dict.fromkeys(CLASSES, 0.0)}
     (folder / "results.json").write_text(json.dumps({"last": per_class, "best": per_class}))
     order = np.arange(30) if order is None else order
@@ -73,12 +75,57 @@ def test_runs_that_cannot_be_paired(tmp_path):
     one, again, other = (
         read_run(write_run(tmp_path, name, seed, LABELS), "last") for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
-    with pytest.raises(CompareError, match=r"no seed on both sides .before --: \[1\], after: \[2\]"):
+    with pytest.raises(CompareError, match=r"no seed .*on both sides .before --: nw-ucla 1; after: nw-ucla 2"):
         pair_up([one], [other])
-    with pytest.raises(CompareError, match=r"/a and .*/b: both of seed 1; name one"):
+    with pytest.raises(CompareError, match=r"/a and .*/b: both of nw-ucla, seed 1; name one"):
         pair_up([one, again], [one])
     with pytest.raises(CompareError, match=r"no results\.json"):
         read_run(tmp_path, "last")
+    (tmp_path / "a/results.json").write_text('{"last": 3}')
+    with pytest.raises(RecordError, match="/a: a file in it is damaged"):
+        read_run(tmp_path / "a", "last")
+
+
+def test_folds_are_paired_by_fold_and_seed(tmp_path, capsys):
+    def write(name, fold, predicted):
+        words = ["--data.benchmark", f"sbu-fold{fold}"]
+        return str(write_run(tmp_path, f"{name}{fold}", 1, predicted, config="sbu/hcn_joint", words=words))
+
+    before = [write("a", fold, with_errors(*((clip, 1) for clip in range(fold)))) for fold in (1, 2, 3)]
+    after = [write("b", fold, with_errors()) for fold in (2, 1)]
+    assert main([*before, "--", *after, "--output", str(tmp_path / "out")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "60 test clips; last epoch." in text
+    assert "Mean difference +5.00 points over 2 pairs of benchmarks and seeds" in text
+    assert "share training clips, as folds do, so that the interval is too narrow" in text
+    assert f"Not paired, for want of a run of the same seed on the other side: {before[2]}." in text
+    rows = list(csv.reader((tmp_path / "out/seeds.csv").open()))
+    assert [row[0] for row in rows[1:]] == ["sbu-fold1, 1", "sbu-fold2, 1"]
+
+
+def test_what_differs_is_said(tmp_path, capsys):
+    """Also where the titles of the sides are the same."""
+    folders = [
+        write_run(tmp_path, f"{side}{seed}", seed, LABELS, words=words)
+        for side, words in (
+            ("a", ("--optim.lr", "0.01")),
+            ("b", ("--optim.lr", "0.02", "--csre.enabled", "true", "--csre.temperature", "0.5")),
+        )
+        for seed in (1, 2)
+    ]
+    names = [str(folder) for folder in folders]
+    assert main([*names[:2], "--", *names[2:], "--output", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert f"Baseline: {names[0]}, {names[1]}." in text
+    assert f"Compared: {names[2]}, {names[3]}." in text
+    assert names[3] in (tmp_path / "out/comparison.html").read_text()
+    assert list(csv.reader((tmp_path / "out/settings.csv").open())) == [
+        ["setting", "baseline", "compared"],
+        ["commit", "commit of a", "commit of b"],
+        ["csre.enabled", "False", "True"],
+        ["csre.temperature", "", "0.5"],
+        ["optim.lr", "0.01", "0.02"],
+    ]
 
 
 def test_what_is_written(tmp_path, capsys):
@@ -95,7 +142,7 @@ def test_what_is_written(tmp_path, capsys):
         "Mean difference +3.33 points over 2 pairs of seeds, 95 % interval +3.33 to +3.33; it does not hold 0." in text
     )
     assert (out / "comparison.txt").read_text() in text
-    assert "every clip counts 2 times" in text
+    assert "every clip counts once for each of its seeds" in text
 
     def rows(name):
         return list(csv.reader((out / f"{name}.csv").open()))
@@ -129,6 +176,11 @@ def test_the_best_epoch_says_what_it_was_chosen_on(tmp_path, capsys):
     words = [str(folder), "--", str(folder), "--epoch", "best", "--output", str(tmp_path / "o")]
     assert main(words) == 0
     assert "best epoch, chosen on these same test clips" in capsys.readouterr().out
+    held_out = write_run(tmp_path, "b", 1, LABELS, words=["--data.validation", "0.1"])
+    (held_out / "scores_last.npz").rename(held_out / "scores_best.npz")
+    assert main([str(folder), "--", str(held_out), *words[3:]]) == 0
+    both = "chosen on these same test clips by the baseline, on held-out training clips by the others."
+    assert both in capsys.readouterr().out
     settings = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(r"validation: \S+", "validation: 0.1", settings))
     assert main(words) == 0
