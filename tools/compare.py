@@ -3,7 +3,8 @@
     python tools/compare.py BASELINE... -- CSRE... --output comparison
     python tools/compare.py work_dir/nw-ucla/hcn_joint_s* -- work_dir/nw-ucla/hcn_csre_joint_s* --tsne "throw,carry"
 
-Runs are paired by seed, those on several folds of a data set by fold and seed. Printed, and written to the folder as
+Runs are paired by seed, those on several folds of a data set by fold and seed. A RUN/test folder stands for the weights
+that the test was given, such as those in weights/. Printed, and written to the folder as
 text, CSV, PNG and one HTML page without links:
 
 - the runs of each side, and the settings in which the sides differ;
@@ -63,12 +64,13 @@ class CompareError(UserError):
 class Run:
     """A finished run: where it lies, and of every test clip the class and the predicted class (n,).
 
-    settings: what it computes, and its commit.
+    settings: what it computes, and the commit of its training. weights: those whose predictions they are.
     """
 
     folder: Path
     title: str
     settings: dict[str, Any]
+    weights: Path
     classes: list[str]
     names: Sequence[str]
     labels: NDArray[np.int64]
@@ -83,6 +85,11 @@ class Run:
     def seed(self) -> int:
         """Of the training."""
         return int(self.settings["seed"])
+
+    @property
+    def is_epoch(self) -> bool:
+        """Whether the weights are of an epoch of this run, not given to a test."""
+        return self.weights.parent.parent == self.folder
 
     @property
     def chosen_on(self) -> str:
@@ -145,22 +152,26 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
 
 
 def read_run(folder: Path, selection: str) -> Run:
-    """A finished run by its score file.
+    """A finished run by its score file, or a finished test, where `selection` means nothing.
 
     Raises:
         CompareError: no finished run. ScoresError: a damaged score file. RecordError: another damaged file.
     """
     if not (folder / "results.json").exists():
         raise CompareError(f"{folder}: no results.json in it; name folders of finished runs")
-    values, scores = settings_of(folder), load_scores(folder / f"scores_{selection}.npz")
+    values, tested = settings_of(folder), (folder / "scores_test.npz").exists()
+    weights = Path(values["weights"]) if tested else folder / "checkpoints" / f"{selection}.pt"
+    selection = "test" if tested else selection
+    scores = load_scores(folder / f"scores_{selection}.npz")
     assert scores.labels is not None, "our own score files carry labels"
     with naming_damage(folder):
-        commit = read_json(folder / "environment.json").get("commit") or "unknown"
+        commit = {} if tested else {"commit": read_json(folder / "environment.json").get("commit") or "unknown"}
         classes = list(read_json(folder / "results.json")[selection]["per_class"])
     return Run(
         folder=folder,
         title=f"{title_of(values['model.name'], head_names(values))}, {values['data.stream'].replace('_', ' ')}",
-        settings=computed(values) | {"commit": commit},
+        settings=computed(values) | commit,
+        weights=weights,
         classes=classes,
         names=scores.names,
         labels=scores.labels,
@@ -304,14 +315,14 @@ def by_pair(pairs: Sequence[tuple[Run, Run]]) -> Section:
     return Section("Most confused pairs", text, "pairs", rows)
 
 
-def features(pair: tuple[Run, Run], chosen: Sequence[str], selection: str, out: Path) -> Section:
+def features(pair: tuple[Run, Run], chosen: Sequence[str], out: Path) -> Section:
     """Figure 6: t-SNE of the pooled features of some classes, a figure for each run."""
     from sklearn.manifold import TSNE
 
     classes = [_class_index(name, pair[0].classes) for name in chosen]
     figures = []
     for side, run in zip(("baseline", "compared"), pair, strict=True):
-        pooled, labels = _pooled_features(run, selection)
+        pooled, labels = _pooled_features(run)
         mine = np.isin(labels, classes)
         pooled, labels = pooled[mine], labels[mine]
         if len(labels) < 4:
@@ -321,24 +332,23 @@ def features(pair: tuple[Run, Run], chosen: Sequence[str], selection: str, out: 
         path = out / f"features_{side}.png"
         draw_tsne(points, labels, run.classes, f"{run.title}, seed {run.seed}: {run.top1:.2f} %", path, classes)
         figures.append(Figure(path, f"Points of the classes {', '.join(chosen)} in the features of {run.title}"))
-    text = f"t-SNE of the last feature map, averaged over persons, frames and joints; {selection} epoch. "
+    text = "t-SNE of the last feature map, averaged over persons, frames and joints. "
     text += "Distances between clusters mean little, and another start draws another picture."
     return Section("Features of chosen classes (Figure 6)", text, figures=figures)
 
 
-def _pooled_features(run: Run, selection: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Features (n, C) and labels (n) of all test clips, from the weights of an epoch."""
+def _pooled_features(run: Run) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features (n, C) and labels (n) of all test clips, from its weights."""
     from engine.config import resolve
     from engine.evaluate import pooled_features
     from engine.experiment import build
     from model import load_weights_file
 
-    weights = run.folder / "checkpoints" / f"{selection}.pt"
-    words = ["--config", str(run.folder), "--phase", "test", "--weights", str(weights), "--device", "cpu"]
+    words = ["--config", str(run.folder), "--phase", "test", "--weights", str(run.weights), "--device", "cpu"]
     resolved = resolve(words)
     assert resolved is not None
     experiment = build(resolved.config)
-    load_weights_file(experiment.encoder, weights)
+    load_weights_file(experiment.encoder, run.weights)
     clips = experiment.test_clips
     return pooled_features(experiment.encoder, clips, len(clips), resolved.config.optim, experiment.device)
 
@@ -376,15 +386,18 @@ def _compare(words: list[str]) -> None:
     sections = [in_settings(pairs), by_seed(pairs), by_level(counts), by_class(counts, options.output), by_pair(pairs)]
     if options.tsne:
         chosen = [name.strip() for name in options.tsne.split(",")]
-        sections.append(features(pairs[0], chosen, options.epoch, options.output))
+        sections.append(features(pairs[0], chosen, options.output))
     title = f"{pairs[0][1].title} compared with {pairs[0][0].title}"
     before, after = (" or ".join(dict.fromkeys(run.chosen_on for run in side)) for side in (baseline, others))
     chosen_on = before if before == after else f"{before} by the baseline, on {after} by the others"
     epoch = "last epoch" if options.epoch == "last" else f"best epoch, chosen on {chosen_on}"
+    if not any(run.is_epoch for run in [*baseline, *others]):
+        epoch = "given weights"
     clips = sum({run.benchmark: len(run.labels) for run, _ in pairs}.values())
     notes = [f"{clips} test clips; {epoch}."]
     for side, runs in (("Baseline", baseline), ("Compared", others)):
-        notes.append(f"{side}: {', '.join(str(run.folder) for run in runs)}.")
+        folders = [str(run.folder) if run.is_epoch else f"{run.folder} (weights {run.weights})" for run in runs]
+        notes.append(f"{side}: {', '.join(folders)}.")
     if len({run.seed for run, _ in pairs}) > 1:
         notes.append("Below the accuracies by seed, every clip counts once for each of its seeds.")
     paired = {run.folder for pair in pairs for run in pair}

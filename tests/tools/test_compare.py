@@ -103,6 +103,23 @@ def test_folds_are_paired_by_fold_and_seed(tmp_path, capsys):
     assert [row[0] for row in rows[1:]] == ["sbu-fold1, 1", "sbu-fold2, 1"]
 
 
+def test_given_weights_are_compared_by_their_test(tmp_path, capsys):
+    """Where the run folder is gone, or there never was one."""
+    (weights := tmp_path / "some.pt").touch()
+    given = write_run(tmp_path, "a", 1, with_errors((0, 1), (1, 1), (2, 1)), words=["--weights", str(weights)])
+    (given / "scores_last.npz").rename(given / "scores_test.npz")
+    (given / "results.json").write_text(json.dumps({"test": {"per_class": dict.fromkeys(CLASSES, 0.0)}}))
+    run = write_run(tmp_path, "b", 1, with_errors())
+    assert main([str(given), "--", str(run), "--epoch", "best", "--output", str(tmp_path / "out")]) == 2
+    assert "b/scores_best.npz" in capsys.readouterr().err
+    assert main([str(given), "--", str(run), "--output", str(tmp_path / "out")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Baseline: {given} (weights {weights}). Compared: {run}." in text
+    assert "Difference +10.00 points" in text
+    assert main([str(given), "--", str(given), "--output", str(tmp_path / "out")]) == 0
+    assert "30 test clips; given weights." in capsys.readouterr().out
+
+
 def test_what_differs_is_said(tmp_path, capsys):
     """Also where the titles of the sides are the same."""
     folders = [
@@ -205,12 +222,12 @@ def test_features_of_chosen_classes_are_drawn_from_the_weights(tmp_path, monkeyp
     rng = np.random.default_rng(0)
     asked = []
 
-    def pooled(run, selection):
-        asked.append((run.folder.name, selection))
+    def pooled(run):
+        asked.append(run.weights)
         return rng.normal(size=(30, 5)).astype("f4") + 5 * LABELS[:, None], LABELS
 
     monkeypatch.setattr("tools.compare._pooled_features", pooled)
     assert main([str(before), "--", str(after), "--tsne", "sit,walk <fast>", "--output", str(tmp_path / "o")]) == 0
-    assert asked == [("a", "last"), ("b", "last")]
+    assert asked == [before / "checkpoints/last.pt", after / "checkpoints/last.pt"]
     page = (tmp_path / "o/comparison.html").read_text()
     assert page.count("data:image/png") == 2  # nothing moved: no Figure 5
