@@ -82,8 +82,8 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """What main.py printed, beside the run folder."""
-        return self.folder.with_name(f"{self.folder.name}.sweep.log")
+        """What main.py printed, beside the run folder; the shell's `run_seed*` leaves it out."""
+        return self.folder.with_name(f"sweep_{self.folder.name}.log")
 
     @property
     def epochs_done(self) -> int:
