@@ -318,3 +318,9 @@ def test_one_training_step(path, packed):
     assert all(step.losses[branch] > 0 for branch in branches)
     assert any(not torch.equal(old, new) for old, new in zip(before, run.encoder.parameters(), strict=True))
     assert all(torch.isfinite(parameter).all() for parameter in run.encoder.parameters())
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_authors_trained_in_mixed_precision_may_use_tf32(path):
+    optim = config_of(path).optim
+    assert (optim.matmul == "high") == (optim.published_amp != "off")

@@ -62,11 +62,12 @@ def test_streams_are_tested_together_as_one_by_one(call, run_folder, monkeypatch
 
 
 def test_runs_that_are_tested_otherwise_are_not_tested_together(call, run_folder, tmp_path, capsys):
-    for name, window in (("one", "12"), ("other", "13")):
-        assert call("--name", name, "--data.window", window, "--optim.epochs", "1").code == 0
+    for name, window, matmul in (("one", "12", "highest"), ("other", "13", "high")):
+        words = ("--name", name, "--data.window", window, "--optim.matmul", matmul)
+        assert call(*words, "--optim.epochs", "1").code == 0
     runs = [str(run_folder.with_name(name)) for name in ("one", "other")]
     for words, said in (
-        ([*runs, "--evaluate"], "data.window: 12, 13"),
+        ([*runs, "--evaluate"], "(optim.matmul: highest, high; data.window: 12, 13)"),
         ([runs[0], str(tmp_path), "--evaluate"], "is no run folder"),
         (["--evaluate"], "--evaluate goes with score files or runs"),
     ):

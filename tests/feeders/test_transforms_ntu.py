@@ -159,3 +159,18 @@ def test_a_copied_person_is_the_first_one_to_the_bit(make_store):
         assert torch.equal(joints[0, ..., 1], plain[0, ..., 0])
         assert torch.equal(joints[0, ..., 0], plain[0, ..., 0])
         assert torch.equal(joints[1:], plain[1:])
+
+
+def test_clips_are_turned_in_full_float32(monkeypatch):
+    """Where `optim.matmul` lets a GPU multiply in TF32, its ten bits would be seen in the motion of joints."""
+    matmul, seen, bmm = torch.backends.cuda.matmul, [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *both: seen.append(matmul.allow_tf32) or bmm(*both))
+    joints = torch.randn(2, 3, 4, 5, 1)
+    matmul.allow_tf32 = True
+    try:
+        turned = rotate(joints, rotation_matrices(torch.zeros(2, 3)))
+        after = matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = False
+    assert torch.equal(turned, joints)
+    assert (seen, after) == ([False], True)
