@@ -30,6 +30,17 @@ def test_what_was_there_before_does_not_count():
     assert peak_bytes(lambda: before.add_(1), CPU) < MIB
 
 
+def test_what_it_releases_of_a_call_before_does_not_count():
+    held = []
+
+    def step():
+        held.clear()
+        held.append(torch.empty(3 * FLOATS))
+
+    for _ in range(3):
+        assert peak_bytes(step, CPU) == 3 * MIB
+
+
 def test_what_the_backward_pass_needs_is_held_until_then():
     x = torch.ones(FLOATS, requires_grad=True)
 

@@ -31,8 +31,15 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         trace = Path(folder) / "trace.json"
         record.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    held = peak = 0
+    peak = 0
+    held: dict[int, int] = {}
     for event in sorted((event for event in events if event["name"] == "[memory]"), key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
+        address, size = event["args"]["Addr"], event["args"]["Bytes"]
+        if size > 0:
+            held[address] = size
+        else:
+            # A block from before, such as the last step's gradients, may come with the size of what an earlier profile
+            # saw at that address.
+            held.pop(address, None)
+        peak = max(peak, sum(held.values()))
     return peak
