@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from subprocess import PIPE
+
 import pytest
 
 from common.errors import UserError
 from common.front_door import run_command
+from tests.documents import REPOSITORY
 
 
 class _Three(UserError):
@@ -36,6 +41,29 @@ def _raise(error: BaseException) -> None:
 def test_ending(capsys, error, code, line):
     assert run_command("tool.py", lambda: _raise(error)) == code
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["found at the end", "found while it prints"])
+def test_a_reader_that_has_enough_is_no_error(lines):
+    program = f"""
+import sys
+from common.front_door import run_command
+
+def command():
+    sys.stdin.readline()
+    for _ in range({lines}):
+        print("a line")
+
+sys.exit(run_command("tool.py", command))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=REPOSITORY, text=True
+    ) as process:
+        process.stdout.close()
+        process.stdin.write("go on\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
 
 
 def test_bugs_are_not_hidden():
