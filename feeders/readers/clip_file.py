@@ -57,7 +57,8 @@ def read_clip(path: Path) -> np.ndarray:
     try:
         with reading(path):
             if path.suffix == ".skeleton":
-                return choose_actors(parse_skeleton(path.read_bytes())).positions
+                actors = choose_actors(parse_skeleton(path.read_bytes()))
+                return with_absent_person(actors.positions, actors.alone)
             if path.suffix == ".json":
                 return clip_from_json(json.loads(path.read_text(encoding="utf-8")))
             if path.suffix == ".npy":
@@ -67,6 +68,14 @@ def read_clip(path: Path) -> np.ndarray:
     except DataError as error:
         raise DataError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
     raise DataError(f"{path}: not a clip; clips end in {', '.join(SUFFIXES)}")
+
+
+def with_absent_person(clip: np.ndarray, alone: bool) -> np.ndarray:
+    """The clip (T, M, V, 3), of one person only if that is a lone actor, as `pack_clips` understands it.
+
+    Else a second person of zeros is added: where the data set copies lone actors, this one is none.
+    """
+    return clip if alone or clip.shape[1] > 1 else np.concatenate([clip, np.zeros_like(clip)], axis=1)
 
 
 def clip_from_json(content: Any) -> np.ndarray:
@@ -85,7 +94,7 @@ def clip_from_json(content: Any) -> np.ndarray:
 
 
 def as_clip(array: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
-    """An array (T, V, 3) or (T, M, V, 3) as (T, M, V, 3) of this type, without persons that are zero throughout.
+    """An array (T, V, 3) or (T, M, V, 3) as (T, M, V, 3) of this type, without persons behind the last one there is.
 
     Raises `DataError` for another shape, no frame, text, NaN or infinity, or zeros alone.
     """
@@ -98,16 +107,18 @@ def as_clip(array: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndar
     if not np.isfinite(clip).all():
         frame = int(np.flatnonzero(~np.isfinite(clip).all(axis=(1, 2, 3)))[0])
         raise DataError(f"frame {frame} has a coordinate that is NaN or infinite")
-    present = clip.any(axis=(0, 2, 3))
-    if not present.any():
+    present = np.flatnonzero(clip.any(axis=(0, 2, 3)))
+    if not len(present):
         raise DataError("all coordinates are zero")
-    return clip[:, present]
+    return clip[:, : present[-1] + 1]
 
 
 def pack_clips(
     clips: Sequence[np.ndarray], names: Sequence[str], benchmark: Benchmark, split: Split = "test"
 ) -> PackedStore:
     """A store of loose clips (T, M, V, 3) that a `Feeder` of this benchmark takes for one side; their labels are 0.
+
+    A clip of one person is that of a lone actor.
 
     Raises `DataError`, naming the clip, when its joints or persons are not the benchmark's, or it holds pixels.
     """

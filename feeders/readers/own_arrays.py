@@ -35,8 +35,8 @@ REQUIRED = ("name", "label")
 def read_own_arrays(folder: Path, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> Reading:
     """The clips of the table in its order, float32, and those that cannot be used.
 
-    Persons that are zero throughout are dropped. An array that the table does not name is a clip that cannot be used,
-    and so is a line without its array. Raises `DataError` when the table itself cannot be used.
+    Persons behind the last one that is there are dropped. An array that the table does not name is a clip that cannot
+    be used, and so is a line without its array. Raises `DataError` when the table itself cannot be used.
     """
     table = _table_of(folder)
     lines = _read_table(table)

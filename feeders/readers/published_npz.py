@@ -23,6 +23,7 @@ from feeders.benchmarks import Benchmark
 from feeders.benchmarks.benchmark import SIDE_COLUMN, SIDES
 from feeders.choices import SPLITS, Split
 from feeders.errors import DataError, why
+from feeders.feeder import ALONE
 from feeders.readers.collector import ClipCollector, Reading
 from feeders.split import refuse_other_protocol
 
@@ -34,8 +35,10 @@ def read_published_npz(path: Path, benchmark: Benchmark, splits: Sequence[Split]
     """The clips of the sides asked for, float32, named `train_0`, `train_1`, ... and `test_0`, ... by their position.
 
     A clip's frames are the first n, n being the number of frames whose coordinates do not add up to zero, as in the
-    published feeders. A second person that is zero throughout is dropped; one that is a copy of the first (NTU120
-    files) stays. Raises `DataError` when the file is damaged, is none of this kind, or is that of another benchmark.
+    published feeders. A second person that is zero throughout is dropped, and so is a copy of the first where the
+    benchmark copies lone actors (NTU120): the feeder makes it again unless `data.second_person` is zero.
+
+    Raises `DataError` when the file is damaged, is none of this kind, or is that of another benchmark.
     """
     collector = ClipCollector(benchmark)
     try:
@@ -68,7 +71,7 @@ def _read_side(
     path: Path, archive: zipfile.ZipFile, split: Split, benchmark: Benchmark, collector: ClipCollector
 ) -> None:
     labels = _labels(path, archive, split, benchmark)
-    metadata = {SIDE_COLUMN: SIDES[split]}
+    side = {SIDE_COLUMN: SIDES[split]}
     position = 0
     with archive.open(f"x_{split}.npy") as member:
         shape, dtype = _header(member)
@@ -84,6 +87,11 @@ def _read_side(
                 frames = np.count_nonzero(block.sum(axis=2, dtype=np.float32), axis=1)
             for padded, count in zip(block, frames.tolist(), strict=True):
                 clip = padded[:count].reshape(count, persons, collector.joints, 3)
+                if benchmark.second_person == "copy":
+                    alone = persons == 2 and np.array_equal(clip[:, 0], clip[:, 1])
+                    clip, metadata = clip[:, :1] if alone else clip, side | {ALONE: int(alone)}
+                else:
+                    metadata = side
                 collector.add(f"{split}_{position}", int(labels[position]), metadata, clip)
                 position += 1
 

@@ -7,8 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from feeders import DataError, Feeder, PackedStore, get_benchmark, open_store
+from feeders.feeder import ALONE
 from feeders.readers import published_npz
 from feeders.readers.published_npz import read_published_npz
 
@@ -67,6 +69,8 @@ def test_arrays_of_the_published_scripts(shared, name):
                 clip = store.clip(index).numpy()
                 whole = np.zeros((len(padded), 2, 25, 3), np.float32)
                 whole[: len(clip), : clip.shape[1]] = clip
+                if store.metadata.get(ALONE, np.zeros(len(store)))[index]:
+                    whole[: len(clip), 1] = clip[:, 0]
                 np.testing.assert_array_equal(whole.reshape(-1, 150), padded)
                 assert padded[len(clip) - 1].any()
                 assert row[store.labels[index]] == 1
@@ -94,6 +98,22 @@ def test_a_copied_first_person_stays(write):
     clip = store.clip(0)
     assert clip.shape[1] == 2
     assert (clip[:, 0] == clip[:, 1]).all()
+
+
+def test_a_copied_first_person_is_made_again_by_the_feeder_unless_zeros_are_wanted(write):
+    content, benchmark = arrays(120), get_benchmark("ntu120-xsub")
+    content["x_train"][0, :, 75:] = content["x_train"][0, :, :75]
+    store, _ = read_published_npz(write(content), benchmark)
+    assert store.persons.tolist() == [1, 2, 1, 1, 2]
+    assert store.metadata[ALONE].tolist() == [1, 0, 0, 0, 0]
+
+    copied, zeros = (
+        Feeder(store, benchmark, "train", second_person=choice).feed(torch.arange(3), epoch=0).x
+        for choice in (None, "zero")
+    )
+    assert [bool(x[..., 1].any()) for x in copied] == [True, True, False]
+    assert [torch.equal(x[..., 0], x[..., 1]) for x in copied] == [True, False, False]
+    assert [bool(x[..., 1].any()) for x in zeros] == [False, True, False]
 
 
 def test_memory_stays_near_what_is_kept(write, monkeypatch):
