@@ -65,6 +65,8 @@ def export(options: argparse.Namespace) -> Path:
         raise ExportError(f"--output {path}: files of --format {options.format} end in {SUFFIXES[options.format]}")
     if options.names == "published" and options.format != "state_dict":
         raise ExportError("--names published goes with --format state_dict; other formats name no weights")
+    if path.exists():
+        raise ExportError(f"{path}: exists already; remove it, or name another file with --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = metadata_of(predictor)
     if options.format == "state_dict":

@@ -164,6 +164,16 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, 
     assert not (tmp_path / "e.pt").exists()
 
 
+def test_no_file_is_overwritten(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "run", TINY)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    before = (checkpoints / "best.pt").read_bytes()
+    monkeypatch.chdir(checkpoints)  # the default name of the file is that of the checkpoint
+    assert export.main(["--run", "best.pt", "--format", "state_dict"]) == 2
+    assert "best.pt: exists already" in capsys.readouterr().err
+    assert (checkpoints / "best.pt").read_bytes() == before
+
+
 def test_published_names_belong_to_a_state_dict(tmp_path, capsys):
     make_run(tmp_path / "run", TINY)
     assert export.main(["--run", str(tmp_path / "run"), "--format", "torch_export", "--names", "published"]) == 2
