@@ -83,10 +83,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints of a run that it may resume from, each file once: `last`, then from new to old, then `best`."""
-    named = sorted((path for path in folder.glob("epoch_*.pt") if NAME.fullmatch(path.name)), key=_age)
-    found: list[Path] = []
-    for path in (folder / "last.pt", *reversed(named), folder / "best.pt"):
+    """The checkpoints of a run that it may resume from, each file once, newest first.
+
+    That is `last`, unless the disk refused it when a newer one was written.
+    """
+    named = sorted((path for path in folder.glob("epoch_*.pt") if NAME.fullmatch(path.name)), key=_age, reverse=True)
+    last, found = folder / "last.pt", list[Path]()
+    overtaken = named and last.exists() and last.stat().st_mtime < named[0].stat().st_mtime
+    for path in (*named[: 1 if overtaken else 0], last, *named, folder / "best.pt"):
         if path.exists() and not any(path.samefile(other) for other in found):
             found.append(path)
     return found

@@ -33,8 +33,9 @@ class OtherRankError(UserError):
 
 
 class StoppedError(UserError):
-    """The run was asked to stop by a signal and has saved what it did."""
+    """The run was asked to stop by a signal and has saved what it did, if the disk let it."""
 
-    def __init__(self, number: int, where: str) -> None:
+    def __init__(self, number: int, where: str, saved: bool) -> None:
         self.exit_code = 128 + number
-        super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command resumes from there")
+        resumes = "from there" if saved else "from the newest checkpoint, since this one could not be saved"
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}; the same command resumes {resumes}")

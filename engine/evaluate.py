@@ -24,6 +24,7 @@ from engine.experiment import Experiment
 from engine.logs import Log, progress
 from engine.optim import autocast, precision
 from engine.out_of_memory import batch_of
+from engine.predictor import settings_in
 from engine.processes import Processes, StopRequest
 from engine.run_folder import RunFolder
 from engine.schema import EXECUTION_KEYS, OptimConfig, RunConfig, flatten
@@ -99,7 +100,7 @@ def predict_together(
     clips = testers[0].clips
     batches = clips.epoch_indices(0).split(testers[0].config.test_batch_size)
     logits: list[list[Tensor]] = [[] for _ in testers]
-    for turn in progress(range(0, len(batches), ranks.size), "test"):
+    for turn in progress(range(0, len(batches), ranks.size), "test", shown=ranks.first):
         if turn + ranks.rank < len(batches):
             batch = batches[turn + ranks.rank]
             cropped = clips.joints_of(batch, epoch=0)
@@ -177,10 +178,12 @@ def test_due(config: RunConfig, epoch: int) -> bool:
 
 
 class Tested(NamedTuple):
-    """Accuracies of an epoch on the test clips and, where there are any, on the clips held out of training."""
+    """Accuracies of an epoch on the test clips and, where there are any, on the clips held out of training; and the
+    logits (n, K) of the test clips."""
 
     test: Accuracy
     validation: Accuracy | None
+    logits: np.ndarray
 
     @property
     def deciding(self) -> float:
@@ -189,13 +192,13 @@ class Tested(NamedTuple):
 
 
 def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Tested:
-    """Test the newest weights and write their scores, as those of the best epoch too where none was better.
+    """Test the newest weights and write their scores as those of the last epoch.
 
     Raises:
         StoppedError: a signal asked for it.
         NonFiniteLossError: logits are NaN or infinite.
     """
-    epoch, counters = run.counters.trained, run.counters
+    epoch = run.counters.trained
     run.ranks.share_buffers(run.tested_encoder)
     accuracies: dict[str, Accuracy] = {}
     for kind, clips in (("validation", run.validation_clips), ("test", run.test_clips)):
@@ -205,25 +208,35 @@ def test_epoch(run: Experiment, log: Log, stop: StopRequest) -> Tested:
         accuracies[kind] = accuracy = measure(logits, clips.labels.cpu().numpy())
         values = {"top1": accuracy.top1, "top5": accuracy.top5, "mean_class": accuracy.mean_class}
         log.record(kind, epoch, {"epoch": epoch, **values})
-    tested = Tested(accuracies["test"], accuracies.get("validation"))
-    settings = flatten(run.config)
-    for selection in ("best", "last") if tested.deciding > counters.best_top1 else ("last",):
-        try:
-            write_scores(run, run.folder, logits, epoch, selection, settings)
-        except UserError as error:
-            log.say(f"WARNING: {error}. The run continues; the {selection} scores are of an older epoch")
+    tested = Tested(accuracies["test"], accuracies.get("validation"), logits)
+    keep_scores(run, log, tested, "last")
     return tested
 
 
+def keep_scores(run: Experiment, log: Log, tested: Tested, selection: str) -> None:
+    """Write the scores of the epoch that was just tested as those of the last or the best one."""
+    try:
+        write_scores(run, run.folder, tested.logits, run.counters.trained, selection, flatten(run.config))
+    except UserError as error:
+        log.say(f"WARNING: {error}. The run continues; the {selection} scores are of an older epoch")
+
+
 def restore_scores(run: Experiment, log: Log) -> None:
-    """Test the best and the last checkpoint of a complete run again where its score file is missing or damaged."""
-    for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
+    """Test the best and the last checkpoint of a complete run again where its score file is missing, damaged or of an
+    older epoch, because the disk refused a newer one."""
+    counters = run.counters
+    for selection, path, epoch in (
+        ("best", run.folder.best, counters.best_epoch),
+        ("last", run.folder.last, counters.tested),
+    ):
+        file, reason = run.folder.scores(selection), ""
         try:
-            load_scores(run.folder.scores(selection))
-            readable = True
+            if (found := load_scores(file).epoch) != epoch:
+                reason = f"{file} is of epoch {found}, the {selection} epoch is {epoch}"
         except UserError as error:
-            readable, reason = False, str(error)
-        if run.ranks.gather(readable)[0]:
+            reason = str(error)
+        reason = run.ranks.gather(reason)[0]
+        if not reason:
             continue
         log.say(f"WARNING: {reason}; testing {path} again")
         content = load_checkpoint(path)
@@ -256,9 +269,13 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
         try:
             content = load_checkpoint(path)
         except ForeignFileError:  # the import of weights judges it
-            return [StoredWeights("test", path, None, None)]
+            settings = settings_in(path)
+            if settings is not None:
+                _check_match(run, path, settings)
+            return [StoredWeights("test", path, None, settings)]
         _check_match(run, path, content["config"])
-        return [StoredWeights("test", path, content["epoch"], content["config"])]
+        step = content["training"]["counters"]["step"]
+        return [StoredWeights("test", path, content["epoch"], content["config"], step)]
     found: list[StoredWeights] = []
     for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
         content = load_checkpoint(path)

@@ -25,6 +25,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from common.files import write_atomically
 from engine.errors import RunError
 
+# A terminal or pipe that takes no more lines costs just these: log.txt has them, too.
+logging.raiseExceptions = False
+
 KINDS = ("step", "train", "validation", "test")
 """What a record is about: some steps, or an epoch's training, held-out clips or test clips."""
 
@@ -123,7 +126,8 @@ class RunLog:
         if name not in self._reported:
             self._reported.add(name)
             reason = getattr(error, "strerror", None) or error
-            print(f"WARNING: {name} cannot be written ({reason}); lines of it are being lost, the run continues")
+            with suppress(OSError):
+                print(f"WARNING: {name} cannot be written ({reason}); lines of it are being lost, the run continues")
 
     def _drop_later(self, trained: int, tested: int, step: int) -> tuple[list[dict[str, Any]], int]:
         """Rewrite metrics.jsonl without what an interrupted epoch or test left there; what is kept, and how many lines
@@ -157,8 +161,11 @@ def _is_record(record: dict[str, Any]) -> bool:
     return record.get("kind") in KINDS and all(type(place) is int for place in places)
 
 
-def progress(items: Iterable[Any], what: str, total: int | None = None, done: int = 0) -> tqdm[Any]:
-    """The items, with a bar on a terminal that goes away when they are done; `done` of the total were done before."""
+def progress(items: Iterable[Any], what: str, total: int | None = None, done: int = 0, shown: bool = True) -> tqdm[Any]:
+    """The items, with a bar on a terminal that goes away when they are done; `done` of the total were done before.
+
+    Of several ranks one has it `shown`.
+    """
     columns, rows = shutil.get_terminal_size()  # some terminals say 0 x 0, which hides the bar; this says 80 x 24 then
     return tqdm(
         items,
@@ -166,7 +173,7 @@ def progress(items: Iterable[Any], what: str, total: int | None = None, done: in
         total=total,
         initial=done,
         leave=False,
-        disable=None,  # where there is no terminal, so that logs in files stay readable
+        disable=None if shown else True,  # None: where there is no terminal, so that logs in files stay readable
         ncols=columns,
         nrows=rows,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",

@@ -38,7 +38,7 @@ def load_run(
 
     Args:
         place: a run folder, or a .pt file.
-        selection: of a run folder, the weights of the epoch with the best test accuracy or of the last one.
+        selection: of a run folder, the weights of its best or of its last epoch.
         settings: every setting by dotted key (`engine.schema.flatten`), for weights that do not carry theirs, such as
             those that an encoder's authors published.
         device: where the encoder runs.
@@ -52,11 +52,20 @@ def load_run(
         folder = RunFolder(path)
         path = folder.best if selection == "best" else folder.last
         settings = settings or load_checkpoint(path)["config"]
-    return Predictor(settings or _settings_in(path), path, device)
+    settings = settings or settings_in(path)
+    if settings is None:
+        raise RunError(
+            f"{path}: does not say what it was trained with; add --config FILE, the configuration of its run"
+        )
+    return Predictor(settings, path, device)
 
 
-def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings that a file of weights carries."""
+def settings_in(path: Path) -> dict[str, Any] | None:
+    """The settings that a checkpoint or a file of `tools/export.py` carries; None for other weights.
+
+    Raises:
+        RunError, WeightsError: the file cannot be read.
+    """
     try:
         return load_checkpoint(path)["config"]
     except ForeignFileError:
@@ -65,9 +74,8 @@ def _settings_in(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # as many kinds as there are ways to damage a file
         raise WeightsError(f"{path}: cannot be read ({type(error).__name__}); fetch or save it again") from None
-    if isinstance(content, dict) and isinstance(content.get("config"), dict):
-        return content["config"]
-    raise RunError(f"{path}: does not say what it was trained with; add --config FILE, the configuration of its run")
+    config = content.get("config") if isinstance(content, dict) else None
+    return config if isinstance(config, dict) and "data.benchmark" in config else None
 
 
 class Predictor:

@@ -148,9 +148,9 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def error(self, where: str) -> StoppedError:
-        """The error that ends a run of which any rank was asked to stop."""
-        return StoppedError(self.asked or signal.SIGTERM, where)
+    def error(self, where: str, saved: bool = True) -> StoppedError:
+        """The error that ends a run of which any rank was asked to stop, where it is, and whether that is saved."""
+        return StoppedError(self.asked or signal.SIGTERM, where, saved)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.asked is not None:

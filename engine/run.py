@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from common.files import user_path
-from engine.checkpoint import load_checkpoint, remove_unfinished
+from engine.checkpoint import load_checkpoint, name_also, remove_unfinished
 from engine.config import Resolved
 from engine.errors import ForeignFileError, RunError
 from engine.evaluate import Outcome, read_outcome, restore_scores, stored_weights, test_weights
@@ -38,8 +38,10 @@ def _train(resolved: Resolved, ranks: Processes) -> None:
     # Whatever can be refused is refused before anything is written or moved.
     ranks.together(lambda: experiment.train_clips.num_batches(resolved.config.optim.batch_size))
     lock = ranks.together(lambda: FolderLock(folder.path) if ranks.first and folder.path.exists() else None)
-    lines = _resume_or_start(experiment)
+    resumed, lines = _resume_or_start(experiment)
     lock, moved = ranks.together(lambda: _prepare_folder(experiment, resolved, lock) if ranks.first else (None, []))
+    if ranks.first and resumed not in (None, folder.last) and resumed.parent == folder.last.parent:
+        name_also(resumed, folder.last)  # what was there is damaged, or older
     counters = experiment.counters
     with _log_of(ranks, folder, counters.trained, counters.tested, counters.step) as log:
         for line in [_opening(experiment), *experiment.remarks, *lines, *moved]:
@@ -79,23 +81,26 @@ def _report(experiment: Experiment, folder: RunFolder, log: Log, outcome: Outcom
         ) from None
 
 
-def _resume_or_start(experiment: Experiment) -> list[str]:
-    """Resume from what there is, or start: from given weights, or from scratch. Returns lines for the log."""
+def _resume_or_start(experiment: Experiment) -> tuple[Path | None, list[str]]:
+    """Resume from what there is, or start: from given weights, or from scratch.
+
+    Returns the checkpoint it resumes from, None for a start, and lines for the log.
+    """
     config, ranks = experiment.config, experiment.ranks
     path, lines = ranks.gather(ranks.together(lambda: _where_to_resume(experiment) if ranks.first else (None, [])))[0]
     if path is None:
         lines = ranks.together(lambda: _start(experiment))
         if ranks.rank > 0:  # dropout differs between the ranks
             seed_rank(config.seed, ranks.rank)
-        return lines
+        return None, lines
     ranks.together(lambda: resume(experiment, path))
     counters = experiment.counters
     if experiment.is_complete:
         ended = "optim.epochs" if counters.tested >= config.optim.epochs else "optim.patience"
         remedy = f"raise {ended}, or repeat it with --resume never"
-        return [*lines, f"this run is complete ({counters.tested} epochs); {remedy}"]
+        return path, [*lines, f"this run is complete ({counters.tested} epochs); {remedy}"]
     within = f", step {counters.step} of the next one" if counters.step else ""
-    return [*lines, f"resuming after epoch {counters.trained}{within}"]
+    return path, [*lines, f"resuming after epoch {counters.trained}{within}"]
 
 
 def _where_to_resume(experiment: Experiment) -> tuple[Path | None, list[str]]:

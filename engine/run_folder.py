@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the epoch with the best test accuracy."""
+        """The checkpoint of the best epoch by its accuracy on the test clips, or on those held out of training."""
         return self.path / "checkpoints" / "best.pt"
 
     def checkpoint(self, epoch: int, step: int = 0) -> Path:

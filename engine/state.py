@@ -58,10 +58,9 @@ def save(run: Experiment, log: Log) -> bool:
     return run.ranks.gather(written)[0]
 
 
-def name_best(run: Experiment, log: Log) -> None:
-    """Let the checkpoint that was written last be `best`, too."""
-    if run.ranks.first:
-        _name_also(run.folder.last, run.folder.best, log)
+def name_best(run: Experiment, log: Log) -> bool:
+    """Let the checkpoint that was written last be `best`, too. False when the disk refuses."""
+    return run.ranks.gather(not run.ranks.first or _name_also(run.folder.last, run.folder.best, log))[0]
 
 
 def _name_also(path: Path, name: Path, log: Log) -> bool:
@@ -137,8 +136,9 @@ def resume(run: Experiment, path: Path) -> None:
         seed_rank(run.config.seed, run.ranks.rank, counters.trained, counters.step)
     run.sums = {name: value.to(run.device) for name, value in own.items()}
     if counters.trained + (counters.step > 0) > run.config.optim.epochs:
+        within = f" and {counters.step} steps" if counters.step else ""
         raise RunError(
-            f"{path} has {counters.trained} epochs, more than optim.epochs ({run.config.optim.epochs}); "
+            f"{path} has {counters.trained} epochs{within}, more than optim.epochs ({run.config.optim.epochs}); "
             "raise it, or start another run with --name"
         )
 
@@ -191,8 +191,8 @@ def _content(run: Experiment) -> dict[str, Any]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NonFiniteLossError(
                 f"{name.strip('.')} is not finite after epoch {run.counters.trained}, step {run.counters.step}; "
-                "nothing was saved of it, the older checkpoints stay. Lower optim.lr or set optim.clip_norm, and run "
-                "the same command again"
+                "nothing was saved of it, the older checkpoints stay. Lower optim.lr or set optim.clip_norm, with "
+                "another --name"
             )
     return content
 

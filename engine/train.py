@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from engine.errors import NonFiniteLossError, RunError
-from engine.evaluate import Tested, test_due, test_epoch
+from engine.evaluate import Tested, keep_scores, test_due, test_epoch
 from engine.experiment import Experiment, frozen_parts
 from engine.gradients import PREFIX, squared_gradients
 from engine.logs import Log, duration, progress
@@ -63,15 +63,15 @@ def train(run: Experiment, log: Log) -> None:
                     means = train_epoch(run, log, stop)
                 written = save(run, log)
                 if run.ranks.any(stop.asked is not None)[0]:
-                    where = f"after epoch {counters.trained}"
-                    raise stop.error(where if written else f"{where}, which could not be saved")
+                    raise stop.error(f"after epoch {counters.trained}", written)
             epoch = counters.trained
             if test_due(config, epoch):
                 tested = test_epoch(run, log, stop)
-                if tested.deciding > counters.best_top1:
-                    if written or save(run, log):
-                        name_best(run, log)
+                # Score file and record of the best epoch follow its weights, which a disk may refuse.
+                better = tested.deciding > counters.best_top1
+                if better and (written or save(run, log)) and name_best(run, log):
                     counters.best_epoch, counters.best_top1 = epoch, tested.deciding
+                    keep_scores(run, log, tested, "best")
             counters.tested = epoch
             log.say(epoch_line(run, means, tested))
             if run.is_complete:
@@ -103,7 +103,8 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
     started = saved_at = time.monotonic()
 
     batches = run.train_clips.epoch(epoch, config.optim.batch_size, first - 1, run.ranks.rank, run.ranks.size)
-    bar = progress(batches_ahead(batches, run.device), f"epoch {epoch}/{config.optim.epochs}", steps, first - 1)
+    name = f"epoch {epoch}/{config.optim.epochs}"
+    bar = progress(batches_ahead(batches, run.device), name, steps, first - 1, shown=run.ranks.first)
     newest: Done | None = None
     # Where steps are slow enough for every rank to ask each time, an exchange costs next to nothing.
     agreement = AGREEMENT if run.device.type == "cuda" and run.ranks.size > 1 else 1
@@ -129,8 +130,7 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
             written = save(run, log)
             saved_at = time.monotonic()
             if stopping:
-                where = f"in epoch {epoch} after step {number} of {steps}"
-                raise stop.error(where if written else f"{where}, which could not be saved")
+                raise stop.error(f"in epoch {epoch} after step {number} of {steps}", written)
     if newest is not None:
         settle(run, log, newest)
 
@@ -173,9 +173,9 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
         )
         losses = {"cross_entropy": per_clip.mean(), **run.encoder.own_losses(batch.labels)}
     generator = _generator(run.device, *key)
-    frozen_logits, ranks = logits.detach().float(), Ranks.of(None)
+    detached_logits, ranks = logits.detach().float(), Ranks.of(None)
     for name, head in run.heads.items():
-        of_head = head.losses(projected[name], frozen_logits, batch.labels, batch.indices, moment, ranks, generator)
+        of_head = head.losses(projected[name], detached_logits, batch.labels, batch.indices, moment, ranks, generator)
         for taken in losses.keys() & of_head.keys():
             raise RunError(f"{name}: its loss {taken!r} has the name of another one; give it a name of its own")
         losses |= of_head
@@ -282,7 +282,8 @@ def settle(run: Experiment, log: Log, done: Done) -> None:
     if counters.streak >= config.max_skips:
         raise NonFiniteLossError(
             f"the gradients overflowed float16 in {counters.streak} steps in a row, up to epoch {step.moment.epoch}, "
-            f"step {step.moment.step}; lower optim.lr (now {_rate(run, step.moment):g}), or use --optim.amp bf16 or off"
+            f"step {step.moment.step}; lower optim.lr (now {_rate(run, step.moment):g}) or use --optim.amp bf16 or "
+            "off, with another --name"
         )
     if _log_due(run, step.moment):
         _log_step(run, log, done)
@@ -296,7 +297,7 @@ def skip_step(run: Experiment, log: Log, step: Step) -> None:
     """
     config, counters = run.config.optim, run.counters
     what, fix = _what_is_not_finite(run, step), f"lower optim.lr (now {_rate(run, step.moment):g})"
-    fix = f"check these clips, {fix} or set optim.clip_norm"
+    fix = f"check these clips; {fix} or set optim.clip_norm, with another --name"
     if config.on_non_finite == "stop":
         raise NonFiniteLossError(f"{what}. No update was made; {fix}")
     if counters.streak >= config.max_skips:
@@ -388,7 +389,7 @@ def _what_is_not_finite(run: Experiment, step: Step) -> str:
 
     of_ranks = run.ranks.gather((suspects, names, terms, statistics_only))
     suspects = [name for part in of_ranks for name in part[0]] or [name for part in of_ranks for name in part[1]]
-    terms = next((part[2] for part in of_ranks if part[0]), terms if run.ranks.first else of_ranks[0][2])
+    terms = next((part[2] for part in of_ranks if part[0]), of_ranks[0][2])
     what = "a batch-norm statistic" if all(part[3] for part in of_ranks) else "the loss or its gradient"
     listed = ", ".join(suspects[:8]) + (f" and {len(suspects) - 8} more" if len(suspects) > 8 else "")
     where = f"epoch {step.moment.epoch}, step {step.moment.step}"

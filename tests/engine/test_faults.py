@@ -9,12 +9,19 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import engine.state
+import engine.train
+from engine import evaluate
 from engine.checkpoint import load_checkpoint
+from engine.errors import RunError
+from engine.experiment import Experiment
 from fusion.scores import load_scores
 from tests.engine.child import Accident, start
 from tests.engine.compare import equal
@@ -176,6 +183,7 @@ def test_nothing_but_damaged_checkpoints_is_no_reason_to_begin_anew(call, run_fo
 
 
 def test_a_full_disk_costs_a_checkpoint_not_the_run(call, run_folder, monkeypatch):
+    accuracies_by_epoch(monkeypatch, 30.0, 20.0, 10.0)
     call("--optim.epochs", "3", "--name", "straight")
     sync, calls = os.fsync, []
 
@@ -188,7 +196,7 @@ def test_a_full_disk_costs_a_checkpoint_not_the_run(call, run_folder, monkeypatc
     monkeypatch.setattr(os, "fsync", sometimes_full)
     done = call("--optim.epochs", "3")
     assert done.code == 0
-    assert done.out.count("No space left on device") == 2  # after its training and after its test
+    assert done.out.count("No space left on device") == 1
     assert any("epoch_0002" in path for path in calls)
     assert not list((run_folder / "checkpoints").glob("epoch_0002*"))
     assert_equal_runs(run_folder.with_name("straight"), run_folder)
@@ -207,6 +215,59 @@ def test_a_disk_that_stays_full_is_told_at_the_end(call, run_folder, monkeypatch
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "last checkpoint could not be written" in done.err
     assert (run_folder / "checkpoints/last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("refused", ["epoch_0002.pt", "best.pt"])
+def test_the_best_epoch_is_one_whose_weights_could_be_kept(call, run_folder, monkeypatch, refused):
+    accuracies_by_epoch(monkeypatch, 10.0, 30.0, 20.0)
+    give_name, sync = engine.state.name_also, os.fsync
+
+    def name_also(path: Path, name: Path) -> None:
+        if name.name == refused and load_checkpoint(path)["epoch"] == 2:
+            raise RunError(f"{name}: cannot be written")
+        give_name(path, name)
+
+    def fsync(file: int) -> None:
+        if refused in str(Path(f"/proc/self/fd/{file}").resolve()):
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(engine.state, "name_also", name_also)
+    monkeypatch.setattr(os, "fsync", fsync)
+    done = call("--optim.epochs", "3")
+    assert done.code == 0
+    assert done.out.count("WARNING: ") == {"epoch_0002.pt": 2, "best.pt": 1}[refused]
+    results = json.loads((run_folder / "results.json").read_text())
+    best = load_checkpoint(run_folder / "checkpoints/best.pt")
+    assert results["best"]["epoch"] == best["epoch"] == load_scores(run_folder / "scores_best.npz").epoch == 3
+
+
+def accuracies_by_epoch(monkeypatch: pytest.MonkeyPatch, *top1: float) -> None:
+    """Let the tests of a run seem to have these accuracies."""
+
+    def test(run: Experiment, *rest: Any) -> evaluate.Tested:
+        tested = evaluate.test_epoch(run, *rest)
+        return tested._replace(test=replace(tested.test, top1=top1[run.counters.trained - 1]))
+
+    monkeypatch.setattr(engine.train, "test_epoch", test)
+
+
+def test_a_checkpoint_that_last_could_not_be_is_resumed_from(call, run_folder, monkeypatch):
+    give_name = engine.state.name_also
+
+    def name_also(path: Path, name: Path) -> None:
+        if name.name == "last.pt" and "0002" in path.name:
+            raise RunError(f"{name}: cannot be written")
+        give_name(path, name)
+
+    with monkeypatch.context() as context:
+        context.setattr(engine.state, "name_also", name_also)
+        assert "run the same command again" in call("--optim.epochs", "2").err
+    assert load_checkpoint(run_folder / "checkpoints/last.pt")["epoch"] == 1
+    again = call("--optim.epochs", "2")
+    assert again.code == 0
+    assert "this run is complete (2 epochs)" in again.out
+    assert load_checkpoint(run_folder / "checkpoints/last.pt")["epoch"] == 2
 
 
 def test_a_folder_in_use_is_refused_until_its_user_ends(straight, runs, tmp_path, call):

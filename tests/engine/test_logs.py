@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pty
+import subprocess
 import sys
 from contextlib import suppress
+from subprocess import PIPE
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.logs import RunLog, duration, progress, read_records
+from tests.documents import REPOSITORY
 
 RECORDS = [
     {"kind": "step", "at": 2, "epoch": 1, "step": 2, "loss": 3.0},
@@ -70,21 +73,50 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_bar_is_there_on_a_terminal_without_a_size():
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_bar_is_there_on_a_terminal_without_a_size_for_one_rank(shown):
     pid, terminal = pty.fork()  # its size is 0 x 0
     if pid == 0:
         sys.stderr = open(2, "w")  # noqa: SIM115 - not what pytest put in its place
-        bar = progress(range(2), "epoch 3/65", 2)
+        bar = progress(range(2), "epoch 3/65", 2, shown=shown)
         for _ in bar:
             bar.set_postfix_str("loss 1.234, run ends in 2:03:04")
         os._exit(0)
-    shown = b""
+    printed = b""
     with suppress(OSError):  # how Linux says that the other side is closed
         while part := os.read(terminal, 1000):
-            shown += part
+            printed += part
     os.waitpid(pid, 0)
-    assert "epoch 3/65" in shown.decode()
-    assert "loss 1.234, run ends in 2:03:04" in shown.decode()
+    for text in ("epoch 3/65", "loss 1.234, run ends in 2:03:04"):
+        assert (text in printed.decode()) == shown
+
+
+def test_a_terminal_that_takes_no_more_lines_costs_them_alone(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from common.front_door import run_command
+from engine.logs import RunLog
+
+def command():
+    with RunLog(Path(sys.argv[1])) as log:
+        sys.stdin.readline()
+        for number in range(3):
+            log.say(f"line {number}")
+
+sys.exit(run_command("main.py", command))
+"""
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(words, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=REPOSITORY, text=True) as process:
+        process.stdout.close()
+        process.stdin.write("go on\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert [line.split(" ", 2)[2] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        "line 0",
+        "line 1",
+        "line 2",
+    ]
 
 
 def test_progress_yields_the_items():

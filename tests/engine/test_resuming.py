@@ -14,7 +14,7 @@ import engine.run
 import engine.state
 import engine.train
 from engine.checkpoint import load_checkpoint
-from fusion.scores import load_scores
+from fusion.scores import load_scores, save_scores
 from graph import get_skeleton
 from tests.engine.compare import equal, records
 
@@ -104,6 +104,17 @@ def test_a_complete_run_writes_a_lost_score_file_again(call, run_folder, damage,
     assert np.array_equal(again.logits, whole.logits)
     assert (again.epoch, again.group, again.heads, again.selection) == (whole.epoch, whole.group, "csre", selection)
     assert "testing" not in call().out
+
+
+@pytest.mark.parametrize("selection", ["best", "last"])
+def test_scores_of_an_older_epoch_are_written_again(call, run_folder, selection):
+    call()
+    path = run_folder / f"scores_{selection}.npz"
+    whole = load_scores(path)
+    save_scores(path, replace(whole, logits=whole.logits[:, ::-1], epoch=whole.epoch - 1))
+    done = call()
+    assert f"{path} is of epoch {whole.epoch - 1}, the {selection} epoch is {whole.epoch}" in done.out
+    assert np.array_equal(load_scores(path).logits, whole.logits)
 
 
 def test_a_run_that_began_in_the_meantime_is_not_overwritten(call, run_folder, monkeypatch):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import engine.state
 from engine.checkpoint import load_checkpoint
 from fusion.scores import load_scores
 from tests.engine.compare import equal
+from tools import export
 
 PLAIN = ("--csre.enabled", "false")
 
@@ -66,6 +68,26 @@ def test_testing_weights_of_something_else_must_be_asked_for(call, run_folder, w
     assert "--allow-mismatch" in refused.err
     assert not run_folder.with_name("other").exists()
     assert call(*testing, "--allow-mismatch").code == 0
+
+
+def test_exported_weights_say_what_they_are_of(call, run_folder, tmp_path):
+    call("--optim.epochs", "1")
+    exported = tmp_path / "exported.pt"
+    assert export.main(["--run", str(run_folder), "--format", "state_dict", "--output", str(exported)]) == 0
+    testing = ("--phase", "test", "--weights", str(exported), "--name", "other")
+    refused = call(*testing, "--data.stream", "bone")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "was trained with data.stream=joint" in refused.err
+    assert call(*testing).code == 0
+    assert load_scores(run_folder.with_name("other") / "test/scores_test.npz").heads == "csre"
+
+
+def test_weights_within_an_epoch_say_so(call, run_folder, monkeypatch):
+    monkeypatch.setattr(engine.state, "prune", lambda *_: None)
+    call("--optim.epochs", "1", "--log.checkpoint_steps", "2")
+    within = run_folder / "checkpoints/epoch_0001_step_000002.pt"
+    done = call("--phase", "test", "--weights", str(within), "--name", "other")
+    assert "these weights have seen 2 steps more than 0 epochs" in done.out
 
 
 def test_testing_an_untrained_run_says_what_is_missing(call):

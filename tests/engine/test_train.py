@@ -15,8 +15,9 @@ from engine.train import LINE, epoch_line, forward_backward, is_finite, update
 from heads import Moment
 from tests.engine.tiny import TinyEncoder
 
-ACCURACY = evaluate.measure(np.eye(5, dtype=np.float32), np.arange(5))
-TESTED = evaluate.Tested(ACCURACY, None)
+LOGITS = np.eye(5, dtype=np.float32)
+ACCURACY = evaluate.measure(LOGITS, np.arange(5))
+TESTED = evaluate.Tested(ACCURACY, None, LOGITS)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ CSRE = {"cross_entropy": 1.034, "spatial": 6.936, "temporal": 6.934}
 
 
 def test_an_epoch_is_one_line(run):
-    tested = evaluate.Tested(replace(ACCURACY, top1=78.66), None)
+    tested = evaluate.Tested(replace(ACCURACY, top1=78.66), None, LOGITS)
     assert line(run, CSRE, tested) == (
         "epoch  3/65  loss 14.90 (ce 1.03, spatial 6.94, temporal 6.93)  train 61.23  test 78.66 % (best 78.66 @ 3)  "
         "311 clips/s"
@@ -146,7 +147,7 @@ def test_an_epoch_without_test_or_training(run):
 def test_the_line_is_never_longer_than_it_may_be(run):
     many = CSRE | {f"refinement_{name}_{axis}": 12345.678 for name in "abcd" for axis in ("spatial", "temporal")}
     for losses in (CSRE, many):
-        for tested in (TESTED, evaluate.Tested(ACCURACY, ACCURACY)):
+        for tested in (TESTED, evaluate.Tested(ACCURACY, ACCURACY, LOGITS)):
             text = line(run, losses, tested, trained=65, top1=100.0, clips_per_second=1234.0)
             assert len(text) <= LINE
             assert "loss 14.9" in text or "loss 98780." in text
