@@ -262,7 +262,7 @@ def _use_settings_of_training(settings: Settings) -> None:
 def _checked(key: str, value: Any, origin: str) -> Any:
     leaf = LEAVES[key]
     if value is None:
-        return leaf.default
+        return None if leaf.may_be_null else leaf.default
     if not leaf.accepts(value):
         nearest = did_you_mean(value, leaf.choices) if isinstance(value, str) else ""
         raise ConfigError(f"{origin}: {key}: must be {leaf.requirement}, got {value!r}{nearest}")

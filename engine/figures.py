@@ -200,8 +200,9 @@ def gradients_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
             by_epoch.setdefault(record["epoch"], []).append(record)
     means: list[Mapping[str, Any]] = []
     for epoch, steps in by_epoch.items():
-        names = [name for name in steps[0] if name.startswith(PREFIX)]
-        means.append({"epoch": epoch} | {name: float(np.mean([step[name] for step in steps])) for name in names})
+        names = dict.fromkeys(name for step in steps for name in step if name.startswith(PREFIX))
+        of_steps = {name: [step[name] for step in steps if name in step] for name in names}
+        means.append({"epoch": epoch} | {name: float(np.mean(values)) for name, values in of_steps.items()})
     return means
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from engine.evaluate import Accuracy, Outcome, pooled_features
 from engine.experiment import Experiment
 from engine.figures import add_to_tensorboard, confused_classes, draw_confusion, draw_curves, draw_per_class, draw_tsne
 from engine.logs import Log, read_records
-from engine.report_page import PAGE, write_page
+from engine.report_page import PAGE, SELECTIONS, chosen_by, write_page
 from engine.run_folder import RunFolder
 from engine.schema import flatten
 from feeders.benchmarks import benchmark_name
@@ -26,9 +28,10 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
     figures, classes = folder.path / "figures", run.test_clips.class_names
     title, results = describe(run), _results(run, outcome)
     for selection, (_, accuracy) in outcome.items():
-        lines = ["true \\ predicted," + ",".join(f'"{name}"' for name in classes)]
-        lines += [f'"{name}",' + ",".join(map(str, row)) for name, row in zip(classes, accuracy.confusion, strict=True)]
-        folder.write_text(f"confusion_{selection}.csv", "\n".join(lines) + "\n")
+        text = io.StringIO()
+        rows = [[name, *row] for name, row in zip(classes, accuracy.confusion.tolist(), strict=True)]
+        csv.writer(text, lineterminator="\n").writerows([["true \\ predicted", *classes], *rows])
+        folder.write_text(f"confusion_{selection}.csv", text.getvalue())
     log.say(table_of(run, outcome))
     if run.config.log.figures:
         for selection, (epoch, accuracy) in outcome.items():
@@ -37,6 +40,8 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
             draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
         if records := read_records(folder.metrics):
             draw_curves(records, title, figures / "curves.png")
+    for path in (folder.path / "tsne.npz", figures / "tsne.png"):
+        path.unlink(missing_ok=True)  # of other weights, where this report has none
     if run.config.log.tsne_clips:
         selection = "last" if "last" in outcome else "test"  # what the encoder holds
         epoch, accuracy = outcome[selection]
@@ -58,15 +63,12 @@ def table_of(run: Experiment, outcome: Outcome) -> str:
     """The accuracies of a run as a table of text."""
     lines = ["", f"{describe(run)}: {len(run.test_clips)} test clips"]
     lines.append(f"{'':24}{'epoch':>7}{'top-1 %':>9}{'top-5 %':>9}{'class mean %':>14}")
-    names = {"last": "last epoch", "best": "best epoch *", "test": "given weights"}
-    for selection in filter(outcome.__contains__, names):
+    for selection in filter(outcome.__contains__, SELECTIONS):
         epoch, accuracy = outcome[selection]
         numbers = f"{accuracy.top1:9.2f}{accuracy.top5:9.2f}{accuracy.mean_class:14.2f}"
-        lines.append(f"{names[selection]:24}{'' if epoch is None else epoch:>7}{numbers}")
+        lines.append(f"{SELECTIONS[selection]:24}{'' if epoch is None else epoch:>7}{numbers}")
     if "best" in outcome:
-        held_out = run.config.data.validation > 0
-        chosen = "clips held out of training" if held_out else "these same test clips, as is usual for these benchmarks"
-        lines.append(f"* chosen by its accuracy on {chosen}")
+        lines.append(chosen_by(run.config.data.validation))
     return "\n".join(lines)
 
 
@@ -108,8 +110,10 @@ def _embed(run: Experiment, folder: RunFolder, log: Log, accuracy: Accuracy, tit
     log.say(f"computing the t-SNE of {min(clips, len(run.test_clips))} test clips")
     features, labels = pooled_features(run.tested_encoder, run.test_clips, clips, run.config.optim, run.device)
     spread, largest = np.ptp(features, axis=0).max(), np.abs(features).max()
-    if len(features) < 4 or not spread > max(1e-6 * largest, 1e-12):  # where sklearn's t-SNE crashes the process
-        log.say(f"there is no t-SNE: {len(features)} clips whose features hardly differ show nothing")
+    few, alike = len(features) < 4, not spread > max(1e-6 * largest, 1e-12)
+    if few or alike:  # where sklearn's t-SNE crashes the process
+        reason = "it needs at least 4" if few else "their features hardly differ"
+        log.say(f"no t-SNE of {len(features)} test clips: {reason}")
         return
     perplexity = min(30.0, (len(features) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)

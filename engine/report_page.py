@@ -20,6 +20,7 @@ from engine.schema import EXECUTION_KEYS, leaves
 
 PAGE = "report.html"
 SELECTIONS = {"last": "last epoch", "best": "best epoch *", "test": "given weights"}
+"""The weights that a table of accuracies may be about; the asterisk is explained by `chosen_by`."""
 FIGURES = {"curves": "Curves", "confusion": "Confusion", "per_class": "Classes", "tsne": "t-SNE of test clips"}
 
 
@@ -39,8 +40,8 @@ def write_page(folder: Path, results: dict[str, Any]) -> None:
     parts = [
         f"<h1>{escape(folder.resolve().name)}</h1>",
         f"<p>{escape(', '.join(facts))}: {results['test_clips']} test clips</p>",
-        _accuracies(outcome),
-        *(_figures(folder, name, title) for name, title in FIGURES.items()),
+        _accuracies(outcome, (read_yaml(folder / CONFIG_FILE) or {}).get("data", {}).get("validation", 0)),
+        *(_figures(folder, name, title, outcome) for name, title in FIGURES.items()),
         _worst_pairs(folder, outcome),
         _classes(folder, outcome),
         _settings(folder),
@@ -55,20 +56,25 @@ def write_page(folder: Path, results: dict[str, Any]) -> None:
     write_atomically(folder / PAGE, lambda file: file.write(page.encode()))
 
 
-def _accuracies(outcome: dict[str, Any]) -> str:
+def chosen_by(validation: float) -> str:
+    """How the best epoch was chosen, given `data.validation`."""
+    clips = "clips held out of training" if validation else "these same test clips, as is usual for these benchmarks"
+    return f"* chosen by its accuracy on {clips}"
+
+
+def _accuracies(outcome: dict[str, Any], validation: float) -> str:
     rows = [
         (SELECTIONS[name], "" if of["epoch"] is None else of["epoch"], *(of[k] for k in ("top1", "top5", "mean_class")))
         for name, of in outcome.items()
     ]
     table = html_page.table(("", "epoch", "top-1 %", "top-5 %", "class mean %"), rows)
-    chosen = "<p class=aside>* chosen by its accuracy on these same test clips, as is usual for these benchmarks</p>"
-    return table + (chosen if "best" in outcome else "")
+    return table + (f"<p class=aside>{chosen_by(validation)}</p>" if "best" in outcome else "")
 
 
-def _figures(folder: Path, name: str, title: str) -> str:
-    """The figures of one kind, the others of it (of the last epoch beside the best one) folded."""
-    order = [name, *(f"{name}_{selection}" for selection in ("best", "test", "last"))]
-    paths = [path for stem in order if (path := folder / "figures" / f"{stem}.png").exists()]
+def _figures(folder: Path, name: str, title: str, outcome: dict[str, Any]) -> str:
+    """The figures of one kind; that of the last epoch is folded beside that of the best one."""
+    stems = [name, *(f"{name}_{selection}" for selection in ("best", "test", "last") if selection in outcome)]
+    paths = [path for stem in stems if (path := folder / "figures" / f"{stem}.png").exists()]
     if not paths:
         return ""
     shown, *folded = [html_page.image(path, path.stem.replace("_", " ")) for path in paths]

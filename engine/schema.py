@@ -15,12 +15,11 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from common.options import option
 from feeders.benchmarks import BENCHMARKS
+from feeders.choices import OnBadClip, Origin, Placement, SecondPerson, Stream, Variant
 from heads.acl_options import ACLOptions
 from heads.csre_options import CSREOptions
 from heads.fr_head_options import FRHeadOptions
 from heads.skeleton_gcl_options import SkeletonGCLOptions
-
-Stream = Literal["joint", "bone", "joint_motion", "bone_motion"]
 
 
 @dataclass
@@ -30,7 +29,7 @@ class DataConfig:
     benchmark: str = option("nw-ucla", f"data set and protocol: {', '.join(BENCHMARKS)}, or the YAML file of your own")
     path: str | None = option(None, "folder or file of the clips; null: the benchmark's default place under data/")
     stream: Stream = option("joint", "input stream")
-    variant: Literal["plain", "centred"] = option(
+    variant: Variant = option(
         "plain", "centred: joint and bone streams relative to the skeleton's root joint, which keeps its trajectory"
     )
     window: int | None = option(
@@ -39,13 +38,13 @@ class DataConfig:
     repeat: int | None = option(
         None, "visits of each training clip per epoch, each augmented anew; null: the benchmark's", at_least=1
     )
-    second_person: Literal["copy", "zero"] | None = option(
+    second_person: SecondPerson | None = option(
         None, "second person of a lone actor: a copy of the first, or zeros; null: the benchmark's (copy for ntu120)"
     )
     rotation: float | None = option(
         None, "largest random rotation about each axis in radians, 0: none; null: the benchmark's", at_least=0
     )
-    origin: Literal["clip", "frame"] | None = option(
+    origin: Origin | None = option(
         None, "one origin per clip, or the first person's centre in every frame; null: the benchmark's"
     )
     bone_scale: float = option(
@@ -57,10 +56,8 @@ class DataConfig:
         at_least=0,
         below=1,
     )
-    on_bad_clip: Literal["error", "skip"] = option(
-        "error", "clips that cannot be read: stop with an error, or skip them"
-    )
-    placement: Literal["auto", "host", "device"] = option(
+    on_bad_clip: OnBadClip = option("error", "clips that cannot be read: stop with an error, or skip them")
+    placement: Placement = option(
         "auto", "memory that holds the clips; auto: the device if there is plenty of room, else the host"
     )
 
@@ -318,7 +315,8 @@ class Leaf(NamedTuple):
             words = ", ".join(self.choices)
             text = f"a list of words from {words}, such as {self.choices[0]}" if self.is_list else f"one of {words}"
         elif self.is_list:
-            text = f"a list of integers {self.range}".rstrip() + ", such as 10,20 or [10, 20]"
+            items, example = {int: ("integers", "10,20 or [10, 20]"), str: ("names", "a,b or [a, b]")}[self.kind]
+            text = f"a list of {items} {self.range}".rstrip() + f", such as {example}"
         else:
             names = {bool: "true or false", int: "an integer", float: "a finite number", str: "text", dict: "a mapping"}
             text = f"{names[self.kind]} {self.range}".rstrip()

@@ -29,9 +29,10 @@ prints the same.
 
 Settings are read in this order, and later ones override earlier ones: defaults, inherited files (`inherits:`), the
 files of `--config` from first to last, with `--phase test` the settings that the run was trained with, the command
-line. Mappings are merged, lists are replaced, `null` restores the default. On the command line a setting is
-`--section.key VALUE`, with dashes or underscores; lists are `10,20` or `[10, 20]`. `--print-config` shows each value
-with its origin.
+line. Mappings are merged, lists are replaced, `null` restores the default where it is not a value of its own. On the
+command line a setting is `--section.key VALUE`, with dashes or underscores; lists are `10,20` or `[10, 20]`; a mapping
+is given entry by entry (`--model.options.dropout 0.1`), since `--model.options '{dropout: 0.1}'` replaces all of it.
+`--print-config` shows each value with its origin.
 """
 WIDTH, MARGIN = 120, 28
 

@@ -103,6 +103,7 @@ class TrainingHead(nn.Module, ABC):
     def metrics(self) -> dict[str, Tensor]:
         """Numbers worth logging about the newest step, for all G clips: name -> scalar without gradient.
 
+        The names are the same in every step, since an epoch's means are over all of them.
         A share of clips that the head acted on is named `active_...`: a run warns when one stays 0 for an epoch. The
         figures show `bound_<loss>_lower` and `bound_<loss>_upper` with the loss of that name, and all
         `similarity_<loss>_<kind>` together. Of ranks whose numbers differ the mean is logged.

@@ -254,6 +254,7 @@ def test_later_files_of_the_command_line_are_merged_over_earlier_ones(write):
         (["--deterministic", "false"], "deterministic", False),
         (["--name", "2024"], "name", "2024"),
         (["--data.window", "null"], "data.window", None),
+        (["--log.checkpoint_minutes", "null"], "log.checkpoint_minutes", None),
         (["--optim.lr", "1e-3"], "optim.lr", 1e-3),
         (["--optim.amp", "off"], "optim.amp", "off"),
         (["--model.options", "{dropout: 0.5}"], "model.options", {"dropout": 0.5}),

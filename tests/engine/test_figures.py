@@ -151,6 +151,11 @@ def test_gradients_are_means_over_the_logged_steps_of_an_epoch(drawn, tmp_path):
     assert axes.get_yscale() == "log"
 
 
+def test_a_gradient_that_some_steps_lack_is_the_mean_of_the_others():
+    steps = [{"epoch": 1, "gradient_a": 2.0}, {"epoch": 1, "gradient_a": 4.0, "gradient_b": 1.0}]
+    assert figures.gradients_of(steps) == [{"epoch": 1, "gradient_a": 3.0, "gradient_b": 1.0}]
+
+
 def test_a_single_epoch_is_a_point_at_a_whole_number(drawn, tmp_path):
     record = {"kind": "train", "at": 1, "epoch": 1, "cross_entropy": 2.0, "loss": 2.0, "top1": 10.0, "lr": 0.1}
     figures.draw_curves([record], "title", tmp_path / "c.png")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
 
 import engine.report
+import engine.run
+from engine.experiment import Experiment
 from tests.engine.child import start
 
 
@@ -17,7 +20,7 @@ def test_features_without_spread_have_no_embedding(call, run_folder, tmp_path):
         ["--config", str(call.config), *words, "--csre.enabled", "false", "--optim.epochs", "1"], tmp_path / "out.txt"
     ).wait()
     assert code == 0, printed
-    assert "there is no t-SNE" in printed
+    assert "their features hardly differ" in printed
     assert (run_folder / "results.json").exists()
     assert not (run_folder / "tsne.npz").exists()
 
@@ -37,6 +40,21 @@ def test_results_are_written_when_all_else_of_the_report_is(call, run_folder, mo
     assert call(*words).code == 0
     assert json.loads((run_folder / "results.json").read_text())["last"]["epoch"] == 1
     assert (run_folder / "report.html").exists()
+
+
+def test_class_names_may_hold_whatever_text_may(call, run_folder, coarse_figures, monkeypatch):
+    names = ['say "hi"', "a, b", *"cdefghij"]
+
+    def with_names(run: Experiment, *rest: object) -> None:
+        run.test_clips.class_names = names
+        engine.report.report(run, *rest)
+
+    monkeypatch.setattr(engine.run, "report", with_names)
+    assert call("--optim.epochs", "1").code == 0
+    with (run_folder / "confusion_last.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[1:] == [row[0] for row in rows] == names
+    assert "say &quot;hi&quot;" in (run_folder / "report.html").read_text()
 
 
 def test_figures_name_the_weights_that_they_show(call, monkeypatch, coarse_figures):

@@ -53,10 +53,14 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of three classes with awkward names."""
+    return page_of(tmp_path)
+
+
+def page_of(tmp_path, settings: str = "", outcome: tuple[str, ...] = ("last", "best")) -> Page:
+    """That of a finished run of three classes with awkward names."""
     names = ["<b>pick & drop</b>", 'say "a, b"', "rest"]
     counts = {"best": [[8, 2, 0], [3, 7, 0], [0, 0, 0]], "last": [[9, 1, 0], [5, 5, 0], [0, 0, 0]]}
-    outcome = {
+    results = {
         selection: {
             "epoch": epoch,
             "top1": top1,
@@ -68,6 +72,7 @@ def run(tmp_path):
             ("last", 9, 70.0, (90.0, 50.0, None)),
             ("best", 4, 75.0, (80.0, 70.0, None)),
         )
+        if selection in outcome
     }
     for selection, rows in counts.items():
         cells = ["true \\ predicted", *names], *([name, *row] for name, row in zip(names, rows, strict=True))
@@ -80,11 +85,12 @@ def run(tmp_path):
         "name: x     # default\nseed: 7     # command line\n"
         "model:\n  name: ctrgcn   # default\n  options: {width: 3}  # base/a.yaml\n"
         "optim:\n  lr: 0.25  # my run.yaml\n  momentum: 0.9  # default\nlog:\n  every_steps: 3  # command line\n"
+        + settings
     )
     (tmp_path / "figures").mkdir()
     for name in ("curves", "confusion_best", "confusion_last"):
         (tmp_path / f"figures/{name}.png").write_bytes(name.encode())
-    write_page(tmp_path, facts | outcome)
+    write_page(tmp_path, facts | results)
     return Page((tmp_path / PAGE).read_text())
 
 
@@ -121,6 +127,17 @@ def test_environment_command_and_pictures(run):
         "confusion best": b"confusion_best",
         "confusion last": b"confusion_last",
     }
+
+
+def test_the_page_says_on_which_clips_the_best_epoch_was_chosen(tmp_path):
+    assert "* chosen by its accuracy on these same test clips" in page_of(tmp_path).text
+    (tmp_path / "held_out").mkdir()
+    held_out = page_of(tmp_path / "held_out", "data:\n  validation: 0.1  # command line\n")
+    assert "* chosen by its accuracy on clips held out of training" in held_out.text
+
+
+def test_figures_of_earlier_weights_are_left_out(tmp_path):
+    assert page_of(tmp_path, outcome=("last",)).pictures.keys() == {"curves", "confusion last"}
 
 
 def test_a_run_ends_with_its_page(call, run_folder, coarse_figures):

@@ -55,6 +55,7 @@ def test_values(key, good, bad):
         ("optim.lr", "a number > 0"),
         ("optim.name", "one of sgd, adam, adamw"),
         ("optim.milestones", "a list of integers >= 0, such as 10,20 or [10, 20]"),
+        ("optim.freeze", "a list of names, such as a,b or [a, b]"),
         ("optim.clip_norm", "a number > 0 or null"),
         ("deterministic", "true or false"),
     ],
