@@ -230,6 +230,8 @@ class RunConfig:
                 f"{self.optim.epochs}); lower it, or set acl.inter_weight to 0"
             )
             yield "acl.count_epoch", reason
+        if acl.enabled and acl.memory < self.optim.batch_size:
+            yield "acl.memory", f"must hold the clips of a step (optim.batch_size {self.optim.batch_size}); raise it"
 
 
 # Keys that say where and how a run executes, not what it computes: they may differ between a run and its resumption,

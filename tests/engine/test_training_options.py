@@ -188,6 +188,16 @@ def test_a_loss_that_would_begin_after_the_last_epoch_is_refused(call):
     assert "acl.count_epoch: classes are contrasted from epoch 5 on, after the last (optim.epochs 4)" in refused.err
 
 
+def test_a_memory_too_small_for_a_step_is_refused_before_the_old_run_is_set_aside(call, run_folder):
+    assert call("--optim.epochs", "1").code == 0
+    words = ("--acl.enabled", "true", "--acl.count_epoch", "1", "--optim.batch_size", "12", "--resume", "never")
+    refused = call(*words, "--acl.memory", "11")
+    assert refused.code == 2
+    assert "acl.memory: must hold the clips of a step (optim.batch_size 12); raise it" in refused.err
+    assert [folder.name for folder in run_folder.parent.iterdir()] == [run_folder.name]
+    assert "acl.memory" not in call(*words, "--acl.memory", "12").err
+
+
 def test_training_starts_from_given_weights(call, run_folder):
     call()
     weights = str(run_folder / "checkpoints/last.pt")
