@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        The exit code: 0 done; 2 refused, the reason on stderr in one line.
+        The exit code: 0 done; 2 refused, the reason on stderr in one line; 3 the logits of a run under `--evaluate` are
+        not finite; 130 and 141 as in `run_command`.
     """
     return run_command("ensemble.py", lambda: _answer(sys.argv[1:] if argv is None else argv))
 

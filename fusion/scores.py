@@ -123,7 +123,7 @@ def save_scores(path: str | Path, scores: Scores) -> None:
     """Write an npz without pickled objects, atomically. What is None is omitted.
 
     Raises:
-        RunError: the disk refuses.
+        WriteError: the disk refuses.
     """
     entries = {field.name: getattr(scores, field.name) for field in fields(scores) if field.name != "source"}
     arrays = {key: np.asarray(value) for key, value in entries.items() if value is not None}
