@@ -21,6 +21,8 @@ from model.errors import EncoderError
 from model.published import Source
 
 COORDINATES = 3
+SHORTEST_WINDOW = 16
+"""Of encoders that halve the frames four times, which leaves one of it."""
 
 
 class Observed(NamedTuple):
@@ -248,6 +250,14 @@ def check_positive(name: str, value: int) -> None:
     """Raise EncoderError unless value is an integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise EncoderError(f"{name}: must be an integer >= 1, got {value!r}")
+
+
+def check_window(encoder: str, window: int) -> None:
+    """Raise EncoderError for clips too short for an encoder that halves them four times."""
+    if window < SHORTEST_WINDOW:
+        raise EncoderError(
+            f"window: {window} frames halved four times leave none for {encoder}; take {SHORTEST_WINDOW} or more"
+        )
 
 
 def check_multiple(name: str, value: int, divisor: int) -> None:

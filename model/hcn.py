@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graph import Skeleton
-from model.encoder import COORDINATES, Encoder, check_choice, check_positive, check_probability
-from model.errors import EncoderError
+from model.encoder import COORDINATES, Encoder, check_choice, check_positive, check_probability, check_window
 from model.published import Source, same
 
 FeatureMap = Literal["units", "joints"]
@@ -38,8 +37,6 @@ STREAMS = ("position", "motion")
 POINT_CHANNELS = 64
 STREAM_CHANNELS = (32, 64)
 UNITS = (128, 256)
-SHORTEST_WINDOW = 16
-"""Four poolings leave one frame of it."""
 
 PUBLISHED_LAYERS = {
     "points.position.conv1": "conv1.0",
@@ -154,14 +151,6 @@ class HCN(Encoder):
         for ours, published in PUBLISHED_LAYERS.items():
             table |= same(self.get_submodule(ours), ours, published)
         return table
-
-
-def check_window(encoder: str, window: int) -> None:
-    """Raise EncoderError for clips too short for the four poolings of an encoder."""
-    if window < SHORTEST_WINDOW:
-        raise EncoderError(
-            f"window: {window} frames halved four times leave none for {encoder}; take {SHORTEST_WINDOW} or more"
-        )
 
 
 def motion_of(position: Tensor) -> Tensor:

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graph import Skeleton
-from model.encoder import COORDINATES, Encoder, check_probability
-from model.hcn import check_window
+from model.encoder import COORDINATES, Encoder, check_probability, check_window
 from model.published import PublishedModule, Source, same, within
 
 STREAMS = {"position": "net_l", "velocity": "net_m"}
