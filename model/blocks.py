@@ -280,15 +280,8 @@ class MultiScaleTemporal(TemporalBranches):
 
     last_entry = ".0"
 
-    def __init__(
-        self,
-        channels: int,
-        stride: int = 1,
-        kernel_size: int = 5,
-        dilations: Sequence[int] = (1, 2),
-        padding_mode: Literal["zeros", "replicate"] = "zeros",
-    ) -> None:
-        super().__init__(channels, stride, kernel_size, dilations, padding_mode)
+    def __init__(self, channels: int, stride: int = 1, padding_mode: Literal["zeros", "replicate"] = "zeros") -> None:
+        super().__init__(channels, stride, kernel_size=5, dilations=(1, 2), padding_mode=padding_mode)
         self.bn = nn.BatchNorm2d(channels)
         init_convolution(self.entry, fused=self.num_branches)
         for conv in self.convs:

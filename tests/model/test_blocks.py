@@ -47,7 +47,7 @@ def test_person_norm_has_statistics_per_person_joint_and_coordinate():
 def test_multi_scale_branches_one_by_one(stride, frames):
     """Evaluation mode with neutral running statistics: a normalisation is then its weight over sqrt(1 + eps)."""
     torch.manual_seed(0)
-    block = MultiScaleTemporal(8, stride, kernel_size=3, dilations=(1, 4)).eval()
+    block = MultiScaleTemporal(8, stride).eval()
     x = torch.randn(2, 8, 5, frames)
     scale = (1 + 1e-5) ** -0.5
 
@@ -58,10 +58,10 @@ def test_multi_scale_branches_one_by_one(stride, frames):
         return functional.conv2d(x, block.entry.weight[2 * branch : 2 * branch + 2])
 
     expected = []
-    for branch, dilation in enumerate((1, 4)):
+    for branch, dilation in enumerate((1, 2)):
         y = functional.relu(weighted(branch, block.entry_bn, entry(branch)))
         weight = block.convs[branch].weight
-        y = functional.conv2d(y, weight, stride=(1, stride), padding=(0, dilation), dilation=(1, dilation))
+        y = functional.conv2d(y, weight, stride=(1, stride), padding=(0, 2 * dilation), dilation=(1, dilation))
         expected.append(weighted(branch, block.bn, y))
     pooled = functional.relu(weighted(2, block.entry_bn, entry(2)))
     expected.append(weighted(2, block.bn, functional.max_pool2d(pooled, (1, 3), (1, stride), (0, 1))))
