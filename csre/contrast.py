@@ -81,25 +81,25 @@ class Compared(NamedTuple):
 
 def contrast(
     queries: Sequence[Tensor],
+    unit_rows: Sequence[Tensor],
     labels: Tensor,
     indices: Tensor,
     banks: Sequence[ClassSortedBank],
     options: ContrastOptions,
     draws: Draws = WHOLE_BATCH,
     ranks: Ranks = ALONE,
-    unit_rows: Sequence[Tensor] | None = None,
 ) -> list[Contrasted]:
     """Contrast clips with the bank of each branch that they were written to; collective if the banks are sharded.
 
     Args:
         queries: per branch (n, D) floating, unit rows of this rank's clips, zero for one to ignore; with gradient.
+        unit_rows: per branch (G, D), those of all ranks' clips, without gradient.
         labels: (G,) int64, classes of all ranks' clips.
         indices: (G,) int64, their training indices.
         banks: one per branch, built alike; they are read only.
         options: see there.
         draws: where the random rows come from.
         ranks: who brings the clips, each equally many, in rank order.
-        unit_rows: per branch (G, D) unit rows of all ranks' clips; None if there are no others than ``queries``.
 
     Raises:
         CSREError: sharded banks whose shards are not those of ``ranks``.
@@ -111,13 +111,12 @@ def contrast(
             f"{ranks.world}: build CSRE with shard=(rank, ranks) and call contrast_across_ranks"
         )
     alone = [query.detach() for query in queries]
-    everyone = alone if unit_rows is None else unit_rows
     # Rankings near similarity 1 and the sums of 1024 exponentials do not survive 8 or 11 bits of mantissa.
     with torch.autocast(queries[0].device.type, enabled=False):
-        of_all = [bank.anchors(rows, labels, indices) for bank, rows in zip(banks, everyone, strict=True)]
+        of_all = [bank.anchors(rows, labels, indices) for bank, rows in zip(banks, unit_rows, strict=True)]
         anchors = Anchors.stacked(of_all)
         if shard.ranks > 1:
-            compared = compare_in_blocks(everyone, of_all, anchors.part(own), banks, options, draws, ranks)
+            compared = compare_in_blocks(unit_rows, of_all, anchors.part(own), banks, options, draws, ranks)
         elif sum(len(query) * len(bank.rows) for query, bank in zip(queries, banks, strict=True)) > _AT_ONCE:
             of_own = [clips.part(own) for clips in of_all]
             compared = compare_in_blocks(alone, of_own, anchors.part(own), banks, options, draws, ALONE)

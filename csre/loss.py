@@ -131,12 +131,11 @@ def mean_similarities(similarity: Tensor, choice: Choice) -> dict[str, Tensor]:
     }
 
 
-def mean_over_active(per_anchor: Tensor, active: Tensor, among: Tensor | None = None) -> Tensor:
-    """Mean of ``per_anchor`` (..., N) over the anchors that are ``active`` (N,) bool; differentiable zeros if none is.
+def mean_over_active(per_anchor: Tensor, active: Tensor, count: Tensor) -> Tensor:
+    """Sum of ``per_anchor`` (..., N) over the ``active`` anchors (..., N) bool, divided by their ``count`` (...).
 
-    ``among``, a scalar, is the number to divide by in place of their own, where they are a part of a larger batch.
+    The count is that of a whole batch, of which these anchors may be a part; if it is 0, zeros, still differentiable.
     """
-    count = active.sum() if among is None else among
     return torch.where(active, per_anchor, 0).sum(dim=-1) / count.clamp(min=1)
 
 

@@ -117,13 +117,13 @@ class BankContrast(nn.Module):
         named = self._checked_banks(everyone, labels, indices)
         results = contrast(
             [queries[name] for name, _ in named],
+            [everyone[name].detach() for name, _ in named],
             labels,
             indices,
             [bank for _, bank in named],
             self.options,
             draws,
             ranks,
-            [everyone[name].detach() for name, _ in named],
         )
         losses = {}
         for (name, _), result in zip(named, results, strict=True):

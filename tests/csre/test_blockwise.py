@@ -41,7 +41,8 @@ def test_banks_of_half_precision(monkeypatch, stored):
         monkeypatch.setattr(csre.contrast, "_BLOCK", 12 * 7)
         leaf = features.clone().requires_grad_()
         options = ContrastOptions(positives=Counts(4, 0), negatives=Counts(9, 60))
-        (result,) = csre.contrast.contrast([normalise_rows(leaf)], LABELS[:12], indices[:12], [bank], options)
+        unit = normalise_rows(leaf)
+        (result,) = csre.contrast.contrast([unit], [unit.detach()], LABELS[:12], indices[:12], [bank], options)
         result.loss.backward()
         results.append((result.loss.detach(), leaf.grad))
     for value, expected in zip(*results, strict=True):

@@ -59,7 +59,7 @@ def test_an_anchor_that_was_pushed_out_is_still_contrasted():
     indices = torch.tensor([0, 1, 2, 5])
     queue.write(query, LABELS[indices], indices)
     options = ContrastOptions(positives=Counts(2, 2), negatives=Counts(2, 2))
-    ((_, active, _),) = contrast([query], LABELS[indices], indices, [queue], options)
+    ((_, active, _),) = contrast([query], [query], LABELS[indices], indices, [queue], options)
     # 0 was pushed out by 2 and has two positives; 1 and 2 have each other; 5 has none but itself.
     assert active.tolist() == [True, True, True, False]
 
@@ -101,7 +101,7 @@ def test_a_long_queue_gives_the_losses_of_the_full_bank():
             query = features.clone().requires_grad_()
             unit = normalise_rows(query)
             bank.write(unit, labels[indices], indices)
-            ((loss, active, _),) = contrast([unit], labels[indices], indices, [bank], options)
+            ((loss, active, _),) = contrast([unit], [unit.detach()], labels[indices], indices, [bank], options)
             loss.backward()
             results.append((loss.detach(), query.grad, active))
         for full, queued in zip(*results, strict=True):

@@ -58,7 +58,8 @@ def test_an_anchor_without_partners_leaves_values_and_gradients_finite(empty):
     positives = Cosines(values, some if empty == "positives" else everything)
     negatives = Cosines(values.flip(1), some if empty == "negatives" else everything)
     with torch.autograd.set_detect_anomaly(True):  # no NaN on the way, not even one that is masked in the end
-        mean_over_active(info_nce(positives, [negatives], 0.8, "mean"), some[:, 0]).backward()
+        costs = info_nce(positives, [negatives], 0.8, "mean")
+        mean_over_active(costs, some[:, 0], some[:, 0].sum()).backward()
     assert values.grad.isfinite().all()
     assert values.grad[0].count_nonzero() == 2
     assert values.grad[1].count_nonzero() == 0
@@ -66,8 +67,10 @@ def test_an_anchor_without_partners_leaves_values_and_gradients_finite(empty):
 
 def test_mean_over_active():
     costs = torch.tensor([1.0, 5.0, float("nan")], requires_grad=True)
-    assert mean_over_active(costs, torch.tensor([True, True, False])).item() == 3.0
-    nothing = mean_over_active(costs, torch.zeros(3, dtype=torch.bool))
+    active = torch.tensor([True, True, False])
+    assert mean_over_active(costs, active, active.sum()).item() == 3.0
+    assert mean_over_active(costs, active, torch.tensor(4)).item() == 1.5  # of a batch with two more on another rank
+    nothing = mean_over_active(costs, torch.zeros(3, dtype=torch.bool), torch.tensor(0))
     nothing.backward()
     assert nothing.item() == 0.0
     assert torch.equal(costs.grad, torch.zeros(3))

@@ -169,7 +169,7 @@ def test_losses_and_gradients(loss_case, form):
     of_branches = Choice(*(Selection(rows[None], valid[None]) for rows, valid in choice))
     compared = Compared(similarity.gather(1, choice.joined().rows)[None], of_branches)
     (losses,) = losses_of_queries([unit], compared, [bank], options)
-    loss = mean_over_active(losses, active)
+    loss = mean_over_active(losses, active, active.sum())
     loss.backward()
     close(loss.detach(), tensors[f"loss_{form}"])
     close(query.grad, tensors[f"grad_{form}"])

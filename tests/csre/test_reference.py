@@ -70,7 +70,7 @@ def compare(seed, options):
     compared = compare_at_once([unit.detach()], anchors, [bank], options, WHOLE_BATCH)
     (losses,) = losses_of_queries([unit], compared, [bank], options)
     (are_active,) = active_anchors(anchors, options)
-    loss = mean_over_active(losses, are_active)
+    loss = mean_over_active(losses, are_active, are_active.sum())
     loss.backward()
 
     def slots_of(selection, first=0):
