@@ -53,11 +53,6 @@ class AGCN(TenBlockEncoder):
         # Most of the time goes to convolutions over 9 frames, which are fastest with the channels innermost in memory.
         return self.run(self.data_bn(x).contiguous(memory_format=torch.channels_last), reads)
 
-    def relations(self, images: Tensor) -> Tensor:
-        gcn = self.get_submodule("blocks.l10.gcn")
-        assert isinstance(gcn, AdaptiveGraphConvolution)
-        return gcn.relations(images)
-
 
 class AdaptiveGraphConvolution(PublishedModule):
     """The three subsets at once; (n, C_in, V, T) -> (n, C_out, V, T).

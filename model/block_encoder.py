@@ -28,7 +28,9 @@ class BlockEncoder(Encoder):
     blocks: nn.ModuleDict
     """By their published names; each takes and gives images, (b, C_in, H, T) -> (b, C_out, H, ceil(T / stride))."""
     relation_subsets: ClassVar[int | None] = None
-    """S of the relations that `relations` gives; None: this encoder has none."""
+    """S of the relations between joints; None: this encoder has none."""
+    relation_layer: ClassVar[str] = "gcn"
+    """The layer of a block whose `relations` gives them: (n, S, V, V), from what the block reads."""
     _shapes: dict[str, tuple[int, int, int]]
     _stages: dict[str, str]
     _sums: dict[str, str]
@@ -93,7 +95,8 @@ class BlockEncoder(Encoder):
             if name in self._sums:
                 images = images + outputs.pop(self._sums[name])
             if name == last and "relations" in reads:
-                relations = self.relations(images).unflatten(0, (-1, self.num_persons)).mean(dim=1)
+                of_skeletons = getattr(block, self.relation_layer).relations(images)
+                relations = of_skeletons.unflatten(0, (-1, self.num_persons)).mean(dim=1)
             images = block(images)
             if name in self._sums.values():
                 outputs[name] = images
@@ -103,10 +106,6 @@ class BlockEncoder(Encoder):
         if "stages" in reads:
             stages["fin"] = features
         return Observed(features, stages, relations)
-
-    def relations(self, images: Tensor) -> Tensor:
-        """Relations (n, S, V, V) of the joints of every skeleton in the last block, from what this block reads."""
-        raise NotImplementedError
 
     def _by_person(self, images: Tensor, num_skeletons: int) -> Tensor:
         """(b, C, H, T) -> (N, M, C, T, V)."""

@@ -50,11 +50,6 @@ class CTRGCN(TenBlockEncoder):
         maps = self.data_bn(x)
         return self.run(one_image(maps) if torch.is_autocast_enabled(x.device.type) else maps, reads)
 
-    def relations(self, images: Tensor) -> Tensor:
-        gcn = self.get_submodule("blocks.l10.gcn")
-        assert isinstance(gcn, RefinedGraphConvolution)
-        return gcn.relations(images)
-
     @staticmethod
     def graph_convolution(in_channels: int, out_channels: int, adjacency: Tensor) -> RefinedGraphConvolution:
         return RefinedGraphConvolution(in_channels, out_channels, adjacency)

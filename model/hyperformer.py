@@ -48,6 +48,7 @@ class Hyperformer(NormedBlocksEncoder):
     """
 
     relation_subsets = HEADS
+    relation_layer = "attention"
 
     def __init__(
         self,
@@ -84,11 +85,6 @@ class Hyperformer(NormedBlocksEncoder):
             self.add_block(block, channels, stride)
             in_channels = channels
         self.fc = PooledClassifier(channels, num_classes, dropout)
-
-    def relations(self, images: Tensor) -> Tensor:
-        attention = self.get_submodule("blocks.l10.attention")
-        assert isinstance(attention, HypergraphAttention)
-        return attention.relations(images)
 
 
 class Block(PublishedModule):

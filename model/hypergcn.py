@@ -115,13 +115,6 @@ class HyperGCN(BlockEncoder):
     def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
         return self.run(self.embedding(x), reads)
 
-    def relations(self, images: Tensor) -> Tensor:
-        """What the hypergraph of the last block adds to the links between the joints, before alpha: (n, 8, V, V)."""
-        gcn = self.get_submodule("blocks.l9.gcn")
-        assert isinstance(gcn, HypergraphConvolution)
-        joints = self.skeleton.num_joints
-        return gcn.hypergraph(images)[..., :joints, :joints]
-
     def classify(self, features: Tensor) -> Tensor:
         return self.fc(features)
 
@@ -203,6 +196,11 @@ class HypergraphConvolution(PublishedModule):
         """S: (k, P, P)."""
         weighed = self.links * self.importance
         return weighed / (weighed.abs().sum(dim=-1, keepdim=True) + OFFSET)
+
+    def relations(self, x: Tensor) -> Tensor:
+        """What the hypergraph adds to the links between the joints, before alpha: (n, k, V, V)."""
+        joints = x.shape[2]
+        return self.hypergraph(x)[..., :joints, :joints]
 
     def hypergraph(self, x: Tensor) -> Tensor:
         """G of skeletons (n, C_in, V, T): (n, k, P, P)."""

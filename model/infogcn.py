@@ -117,11 +117,6 @@ class InfoGCN(BlockEncoder):
         clips = torch.einsum("uv,nctvm->nmuct", self.operator, x).permute(0, 3, 4, 2, 1)
         return self.run(self.embedding(clips), reads)
 
-    def relations(self, images: Tensor) -> Tensor:
-        gcn = self.get_submodule("blocks.l9.gcn")
-        assert isinstance(gcn, GatedGraphConvolution)
-        return gcn.relations(images)
-
     def classify(self, features: Tensor) -> Tensor:
         return self.head(features)
 
