@@ -16,7 +16,7 @@ from common.allocator import keep_freed_memory
 from common.arguments import Parser
 from common.files import user_path, write_atomically
 from common.front_door import run_command
-from fusion.report import NORMALISED, Fit, Report, report_named, report_sets
+from fusion.report import NORMALISED, Fit, Report, check_request, report_named, report_sets
 from fusion.scores import ScoresError
 from fusion.weights import EQUAL, PRESETS
 
@@ -45,10 +45,12 @@ def _answer(argv: Sequence[str]) -> None:
 def _report(options: argparse.Namespace) -> Report:
     weights, normalise = _weights(options.weights), options.normalise is not None
     if options.scores:
+        fit = _fit(options)
+        check_request(weights, fit, len(options.scores))  # before the runs are tested, which may take long
         return report_named(
             _evaluated(options) if options.evaluate else options.scores,
             weights=weights,
-            fit=_fit(options),
+            fit=fit,
             selection=options.epoch or "last",
             labels=options.labels,
             streams=options.streams,

@@ -114,17 +114,18 @@ def unit_length(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return (logits / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
-def fuse(logits: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float64]:
-    """The weighted sum over streams: S arrays (n, K) and S weights to float64 (n, K).
-
-    Raises:
-        ScoresError: another number of weights than streams, weights that are negative, not finite or all zero.
-    """
-    if len(weights) != len(logits):
-        raise ScoresError(f"{len(weights)} weights for {len(logits)} streams; give one for each, in their order")
+def check_weights(weights: Sequence[float], num_streams: int) -> None:
+    """Refuse another number of weights than streams, and weights that are negative, not finite or all zero."""
+    if len(weights) != num_streams:
+        raise ScoresError(f"{len(weights)} weights for {num_streams} streams; give one for each, in their order")
     if not np.isfinite(weights).all() or min(weights) < 0 or max(weights) == 0:
         shown = " ".join(f"{weight:g}" for weight in weights)
         raise ScoresError(f"weights {shown}: finite numbers are expected, none negative and one positive")
+
+
+def fuse(logits: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> NDArray[np.float64]:
+    """The weighted sum over streams: S arrays (n, K) and S weights, as `check_weights` admits, to float64 (n, K)."""
+    check_weights(weights, len(logits))
     fused = np.zeros(logits[0].shape)
     for weight, stream in zip(weights, logits, strict=True):
         fused += weight * stream.astype(np.float64)

@@ -17,10 +17,18 @@ import numpy as np
 
 from common.words import did_you_mean
 from feeders.choices import STREAMS
-from fusion.fusing import Matched, Tally, count_correct, fuse, match
+from fusion.fusing import Matched, Tally, check_weights, count_correct, fuse, match
 from fusion.scores import Scores, ScoresError, load_labels, load_scores
 from fusion.stream_sets import StreamSet, find_sets
-from fusion.weights import CANDIDATES, EQUAL, check_preset, fit_held_out, fit_on_test_labels, preset_weights
+from fusion.weights import (
+    CANDIDATES,
+    EQUAL,
+    check_fit,
+    check_preset,
+    fit_held_out,
+    fit_on_test_labels,
+    preset_weights,
+)
 
 SHORT = {"joint": "J", "bone": "B", "joint_motion": "JM", "bone_motion": "BM"}
 FUSIONS = {"2S": STREAMS[:2], "4S": STREAMS}
@@ -55,6 +63,24 @@ class Fit:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ScoresError(f"--seed {self.seed}: must be from 0 to {2**32 - 1}")
+        if self.folds < 2:
+            raise ScoresError(f"--folds {self.folds}: must be 2 or more")
+
+
+def check_request(weights: str | Sequence[float], fit: Fit | None, num_streams: int) -> None:
+    """Refuse weights or a fit that cannot be right for so many streams, whatever their scores.
+
+    `report_named` begins with it; a command that first has to make the scores asks before it does.
+
+    Raises:
+        ScoresError: an unknown preset, weights that do not go with the streams, a fit to a single stream.
+    """
+    if isinstance(weights, str):
+        check_preset(weights)
+    else:
+        check_weights(weights, num_streams)
+    if fit is not None:
+        check_fit(num_streams)
 
 
 def report_named(
@@ -81,6 +107,7 @@ def report_named(
     Raises:
         ScoresError: whatever cannot be read, does not match, or is not defined.
     """
+    check_request(weights, fit, len(paths))
     loaded, notes = _with_streams([load_scores(_score_file(path, selection)) for path in paths], streams)
     matched = match(loaded, load_labels(labels) if labels else None)
     if benchmark and matched.benchmark and benchmark != matched.benchmark:
@@ -94,8 +121,6 @@ def report_named(
     lines.append(f"{'':16}{'top-1 %':>9}{'correct':>9}{'top-5 %':>9}{'in top 5':>9}")
     for scores, logits in zip(loaded, matched.logits, strict=True):
         lines.append(_line(str(scores.stream), count_correct(logits, matched.labels), _described(scores)))
-    if not isinstance(weights, str) and len(weights) != len(loaded):
-        raise ScoresError(f"--weights: {len(weights)} weights for {len(loaded)} streams; give one for each")
     fusions = []
     if len(loaded) > 1:
         label = weights if isinstance(weights, str) else "given"

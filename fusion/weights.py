@@ -124,6 +124,12 @@ class HeldOutFit:
     weights: NDArray[np.float64]
 
 
+def check_fit(num_streams: int) -> None:
+    """Refuse to fit weights to a single stream."""
+    if num_streams < 2:
+        raise ScoresError("weights are fitted to two streams or more; name more score files")
+
+
 def fit_held_out(matched: Matched, folds: int = 5, seed: int = 0) -> HeldOutFit:
     """Choose weights on all folds but one, apply them to that one, and pool the clips of all.
 
@@ -173,8 +179,7 @@ def _folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.intp]
 def _search(matched: Matched, fold_of: NDArray[np.intp], seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Candidates (D, S), the first with equal weights, and the correct clips of each fold with each of them (F, D)."""
     num_streams = len(matched.logits)
-    if num_streams < 2:
-        raise ScoresError("weights are fitted to two streams or more; name more score files")
+    check_fit(num_streams)
     candidates = np.random.default_rng(seed).uniform(*BOX, size=(CANDIDATES, num_streams))
     candidates[0] = 1
     streams = np.stack(matched.logits)  # (S, n, K); float32 is exact enough to rank candidates, and half the time

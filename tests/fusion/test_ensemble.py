@@ -103,7 +103,6 @@ def test_refusals_of_published_scores(refused, reference):
     with_labels = (*files, "--labels", labels)
     assert "carries no labels" in refused(*files)
     assert "--labels FILE" in refused(*files)
-    assert "3 weights for 4 streams" in refused(*with_labels, "--weights", 1, 2, 3)
     assert "did you mean 'hyperformer'" in refused(*with_labels, "--weights", "hyperfromer")
     assert "numbers or one preset" in refused("--labels", labels, "--weights", "ctrgcn", *files)
     assert "add --benchmark" in refused(*with_labels, "--weights", "frhead")
@@ -114,10 +113,26 @@ def test_refusals_of_published_scores(refused, reference):
     assert "2 names for 4 score files" in refused(*with_labels, "--streams", "joint", "bone")
     assert "add --streams" in refused(*files, files[0], "--labels", labels)
     assert "cannot be read" in refused(*files, "--labels", labels.with_name("none.npz"))
-    assert "must be from 2 to" in refused(*with_labels, "--fit", "--folds", 1)
-    assert "--seed -1" in refused(*with_labels, "--fit", "--seed", -1)
-    assert "--folds goes with --fit" in refused(*with_labels, "--folds", 3)
+    assert "--folds 999: must be from 2 to" in refused(*with_labels, "--fit", "--folds", 999)
     assert "not allowed with" in refused(*with_labels, "--fit", "--fit-on-test-labels")
+
+
+@pytest.mark.parametrize("evaluate", [[], ["--evaluate"]])
+def test_options_that_cannot_be_right_are_refused_before_anything_is_read_or_tested(refused, tmp_path, evaluate):
+    """The runs that are named do not exist, which would be told next."""
+    for count, options, message in (
+        (1, ["--weights", "bogus"], "unknown preset 'bogus'"),
+        (2, ["--weights", "bogus"], "unknown preset 'bogus'"),
+        (2, ["--weights", 1, 2, 3], "3 weights for 2 streams"),
+        (1, ["--weights", 1, 2], "2 weights for 1 streams"),
+        (2, ["--weights", 1, -1], "weights 1 -1: finite numbers are expected, none negative"),
+        (1, ["--fit"], "two streams or more"),
+        (1, ["--fit-on-test-labels"], "two streams or more"),
+        (2, ["--fit", "--folds", 1], "--folds 1: must be 2 or more"),
+        (2, ["--fit", "--seed", -1], "--seed -1"),
+        (2, ["--folds", 3], "--folds goes with --fit"),
+    ):
+        assert message in refused(*[tmp_path / "none"] * count, *evaluate, *options)
 
 
 def test_different_sets_of_clips(refused, shared):
