@@ -19,6 +19,7 @@ from common.front_door import run_command
 from fusion.report import NORMALISED, Fit, Report, check_request, report_named, report_sets
 from fusion.scores import ScoresError
 from fusion.weights import EQUAL, PRESETS
+from heads.registry import HEADS
 
 NEED_SCORES = ("evaluate", "epoch", "fit", "folds", "seed", "labels", "streams", "benchmark")
 
@@ -44,11 +45,13 @@ def _answer(argv: Sequence[str]) -> None:
 
 def _report(options: argparse.Namespace) -> Report:
     weights, normalise = _weights(options.weights), options.normalise is not None
+    head_titles = {name: head.title for name, head in HEADS.items()}
     if options.scores:
         fit = _fit(options)
         check_request(weights, fit, len(options.scores))  # before the runs are tested, which may take long
         return report_named(
             _evaluated(options) if options.evaluate else options.scores,
+            head_titles,
             weights=weights,
             fit=fit,
             selection=options.epoch or "last",
@@ -61,7 +64,7 @@ def _report(options: argparse.Namespace) -> Report:
     if useless or not isinstance(weights, str):
         option = useless[0].replace("_", "-") if useless else "weights with numbers"
         raise ScoresError(f"--{option} goes with score files or runs; name some, or omit it for the table of all")
-    return report_sets(options.work_dir, weights, options.fit_on_test_labels, normalise)
+    return report_sets(options.work_dir, head_titles, weights, options.fit_on_test_labels, normalise)
 
 
 def _evaluated(options: argparse.Namespace) -> list[Path]:

@@ -7,7 +7,7 @@ and `members` (of each stream its score file and what made it), which `tools/rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -85,6 +85,7 @@ def check_request(weights: str | Sequence[float], fit: Fit | None, num_streams: 
 
 def report_named(
     paths: Sequence[Path],
+    head_titles: Mapping[str, str],
     weights: str | Sequence[float] = EQUAL,
     fit: Fit | None = None,
     selection: str = "last",
@@ -97,6 +98,7 @@ def report_named(
 
     Args:
         paths: score files, or folders of runs (then their scores of the `selection` epoch).
+        head_titles: what tables call a training head, by its name in score files; others keep their name.
         weights: name of a preset, or a number for each of the paths.
         fit: search for weights too.
         labels: npz of names and labels, for score files that carry none.
@@ -120,7 +122,7 @@ def report_named(
     lines = [f"{f'{benchmark}: ' if benchmark else ''}{len(matched.names)} clips, {matched.num_classes} classes"]
     lines.append(f"{'':16}{'top-1 %':>9}{'correct':>9}{'top-5 %':>9}{'in top 5':>9}")
     for scores, logits in zip(loaded, matched.logits, strict=True):
-        lines.append(_line(str(scores.stream), count_correct(logits, matched.labels), _described(scores)))
+        lines.append(_line(str(scores.stream), count_correct(logits, matched.labels), _described(scores, head_titles)))
     fusions = []
     if len(loaded) > 1:
         label = weights if isinstance(weights, str) else "given"
@@ -140,12 +142,17 @@ def report_named(
 
 
 def report_sets(
-    work_dir: Path, preset: str = EQUAL, tune_on_test_labels: bool = False, normalise: bool = False
+    work_dir: Path,
+    head_titles: Mapping[str, str],
+    preset: str = EQUAL,
+    tune_on_test_labels: bool = False,
+    normalise: bool = False,
 ) -> Report:
     """The table J, B, JM, BM, 2S, 4S of every complete set of streams under a folder, and what is incomplete.
 
     Args:
         work_dir: the runs' folder.
+        head_titles: as in `report_named`.
         preset: name of the weights.
         tune_on_test_labels: two columns more, with weights that are chosen on the labels which judge them.
         normalise: as in `report_named`.
@@ -185,7 +192,8 @@ def report_sets(
                 fusions.append(_as_data(part, loaded[: len(streams)], tally, name, weights, matched.benchmark))
                 if label != TUNED:
                     notes[f"{fusion} on {matched.benchmark}: weights {_numbers(weights)} ({name})"] = None
-        rows.append([found.benchmark, found.title, found.runs, found.selection, str(len(matched.names)), *cells])
+        title = loaded[0].title(head_titles)
+        rows.append([found.benchmark, title, found.runs, found.selection, str(len(matched.names)), *cells])
     if len(rows) == 1:
         more = f"; and {len(problems) - LIMIT} more" if len(problems) > LIMIT else ""
         raise ScoresError(f"{work_dir}: no complete set of streams; {'; '.join(problems[:LIMIT])}{more}")
@@ -314,11 +322,11 @@ def _line(title: str, tally: Tally, remark: str) -> str:
     return f"{title:16}{numbers}   {remark}"
 
 
-def _described(scores: Scores) -> str:
+def _described(scores: Scores, head_titles: Mapping[str, str]) -> str:
     """`ctrgcn + CSRE, best epoch 57: PATH`, as far as it is known."""
     known = []
     if scores.encoder:
-        known.append(scores.title)
+        known.append(scores.title(head_titles))
     if scores.selection or scores.epoch is not None:
         known.append(f"{scores.selection or ''} epoch {scores.epoch if scores.epoch is not None else '?'}".strip())
     return f"{', '.join(known)}: {scores.source}" if known else scores.source

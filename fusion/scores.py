@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -42,7 +42,6 @@ _ORIGIN_KINDS = {
     "epoch": "iu",
     "csre": "b",
 }
-_TITLES = {"csre": "CSRE"}
 
 
 class ScoresError(UserError):
@@ -75,10 +74,10 @@ class Origin:
         if self.selection not in (None, *SELECTIONS):
             raise ScoresError(f"unknown selection {self.selection!r}; known are {', '.join(SELECTIONS)}")
 
-    @property
-    def title(self) -> str:
-        """Encoder and heads for a table, such as `ctrgcn + CSRE`."""
-        return title_of(str(self.encoder), self.heads.split("+") if self.heads else [])
+    def title(self, head_titles: Mapping[str, str]) -> str:
+        """Encoder and heads for a table, such as `ctrgcn + CSRE`; `head_titles`: what tables call a head, by name."""
+        heads = self.heads.split("+") if self.heads else []
+        return " + ".join([str(self.encoder), *(head_titles.get(head, head) for head in heads)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +111,6 @@ class Scores(Origin):
             if self.labels.shape != (count,) or self.labels.dtype != np.int64:
                 raise ScoresError(f"the labels are {_described(self.labels)}; int64 ({count},) is expected")
             check_classes(self.labels, num_classes)
-
-
-def title_of(encoder: str, heads: Iterable[str]) -> str:
-    """`ctrgcn + CSRE` for an encoder and the names of its training heads."""
-    return " + ".join([encoder, *(_TITLES.get(head, head) for head in heads)])
 
 
 def save_scores(path: str | Path, scores: Scores) -> None:

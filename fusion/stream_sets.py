@@ -22,13 +22,11 @@ RANKED = ("best", "last")  # what every finished run has
 class StreamSet:
     """Score files of one set: the best epochs, or the last ones, of runs that differ in their stream alone.
 
-    title: encoder and heads. runs: the common name of the runs, with * in the place of the stream.
+    runs: the common name of the runs, with * in the place of the stream.
     files: the score file of each stream there is.
     """
 
     benchmark: str
-    encoder: str
-    title: str
     selection: str
     runs: str
     files: dict[str, Path]
@@ -85,12 +83,10 @@ def _key(origin: Origin) -> tuple[str, str, str, str]:
 
 
 def _set(key: tuple[str, str, str, str], streams: dict[str, Origin]) -> StreamSet:
-    benchmark, encoder, _, selection = key
+    benchmark, _, _, selection = key
     patterns = dict.fromkeys((origin.run or "").replace(stream, "*") for stream, origin in streams.items())
     return StreamSet(
         benchmark=benchmark,
-        encoder=encoder,
-        title=next(iter(streams.values())).title,
         selection=selection,
         runs=" ".join(patterns),
         files={stream: Path(origin.source) for stream, origin in streams.items()},

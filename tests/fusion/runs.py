@@ -25,13 +25,13 @@ def write_run(
     best=12,
     encoder="ctrgcn",
     group="g1",
-    csre=True,
+    heads="csre",
     benchmark="nw-ucla",
     suffix="",
     shift=0,
 ):
     """A run's folder with its two score files; `last` and `best` are the clips that they get right, of twenty."""
-    folder = work_dir / benchmark / f"{encoder}{'_csre' if csre else ''}_{stream}{suffix}"
+    folder = work_dir / benchmark / f"{encoder}{f'_{heads}' if heads else ''}_{stream}{suffix}"
     folder.mkdir(parents=True)
     for selection, correct, epoch in (("last", last, 65), ("best", best, 57)):
         if correct is not None:
@@ -44,7 +44,7 @@ def write_run(
                 benchmark=benchmark,
                 epoch=epoch,
                 run=folder.name,
-                heads="csre" if csre else "",
+                heads=heads,
                 group=group,
                 selection=selection,
             )

@@ -168,10 +168,10 @@ def test_benchmark_of_runs_decides_a_preset(run, refused, tmp_path):
 
 
 def test_plain_and_csre_runs_may_be_mixed(run, tmp_path):
-    mixed = [write_run(tmp_path, "joint"), write_run(tmp_path, "bone", csre=False, group="g2")]
+    mixed = [write_run(tmp_path, "joint", heads="csre+fr_head"), write_run(tmp_path, "bone", heads="", group="g2")]
     outcome = run(*mixed)
     assert outcome.code == 0
-    assert re.search(r"joint .* ctrgcn \+ CSRE, last", outcome.out)
+    assert re.search(r"joint .* ctrgcn \+ CSRE \+ FR-Head, last", outcome.out)
     assert re.search(r"bone .* ctrgcn, last", outcome.out)
 
 

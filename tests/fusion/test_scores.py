@@ -63,11 +63,11 @@ def test_false_and_zero_are_known(tmp_path):
     assert scores.epoch == 0
 
 
-@pytest.mark.parametrize(("csre", "heads", "title"), [(True, "csre", "hcn + CSRE"), (False, "", "hcn")])
-def test_files_of_the_time_when_csre_was_the_only_head(tmp_path, csre, heads, title):
+@pytest.mark.parametrize(("csre", "heads"), [(True, "csre"), (False, "")])
+def test_files_of_the_time_when_csre_was_the_only_head(tmp_path, csre, heads):
     np.savez(tmp_path / "s.npz", names=["a"], logits=np.ones((1, 2), np.float32), encoder="hcn", csre=csre)
     assert load_scores(tmp_path / "s.npz").heads == heads
-    assert load_origin(tmp_path / "s.npz").title == title
+    assert load_origin(tmp_path / "s.npz").heads == heads
 
 
 def test_file_needs_no_pickle(tmp_path):

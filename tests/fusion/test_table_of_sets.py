@@ -27,14 +27,14 @@ def rows_of(out):
 
 def test_table_of_all_sets(run, tmp_path):
     write_set(tmp_path, last=10, best=12)
-    write_set(tmp_path, csre=False, group="g2", last=8, best=9)
-    write_set(tmp_path, encoder="agcn", group="g3", benchmark="demo", last=20, best=20)
+    write_set(tmp_path, heads="", group="g2", last=8, best=9)
+    write_set(tmp_path, encoder="agcn", heads="fr_head+Mine", group="g3", benchmark="demo", last=20, best=20)
     outcome = run("--work_dir", tmp_path)
     assert outcome.code == 0
     rows = rows_of(outcome.out)
     assert [(row["benchmark"], row["encoder"], row["runs"], row["epochs"], row["J"]) for row in rows] == [
-        ("demo", "agcn + CSRE", "agcn_csre_*", "best", "100.00"),
-        ("demo", "agcn + CSRE", "agcn_csre_*", "last", "100.00"),
+        ("demo", "agcn + FR-Head + Mine", "agcn_fr_head+Mine_*", "best", "100.00"),
+        ("demo", "agcn + FR-Head + Mine", "agcn_fr_head+Mine_*", "last", "100.00"),
         ("nw-ucla", "ctrgcn + CSRE", "ctrgcn_csre_*", "best", "60.00"),
         ("nw-ucla", "ctrgcn + CSRE", "ctrgcn_csre_*", "last", "50.00"),
         ("nw-ucla", "ctrgcn", "ctrgcn_*", "best", "45.00"),
@@ -148,7 +148,7 @@ def test_two_runs_of_one_stream_and_unusable_files_are_skipped_by_name(run, tmp_
 
 def test_sets_whose_clips_differ_are_skipped(run, tmp_path):
     write_set(tmp_path)
-    folders = write_set(tmp_path, csre=False, group="g2")
+    folders = write_set(tmp_path, heads="", group="g2")
     file = folders[1] / "scores_last.npz"
     save_scores(file, replace(load_scores(file), labels=np.ones(20, np.int64)))
     outcome = run("--work_dir", tmp_path)
