@@ -291,12 +291,28 @@ def test_table_7_pairs_runs_by_seed():
     assert [row[1] for row in rows[1:]] == ["CTR-GCN, joint, seed 2"] * 3
 
 
+def test_of_two_runs_of_one_seed_table_7_takes_the_first():
+    first, later = run(1), run(1, **{"optim.amp": "bf16"}) | {"classes": {"a": [10, 1, 1], "b": [10, 1, 1]}}
+    csre = run(1, heads=("csre",))
+    assert table("7", [first, csre, later], "", "") == table("7", [first, csre], "", "")
+
+
 def test_table_8_has_the_cost_of_an_epoch():
     row = row_of(table("8", [run(1, benchmark="ntu120-xsub")], "", ""), run="CTR-GCN")
     assert (row["paper GB"], row["paper min/epoch"], row["device"]) == ("11.5", "19.9", "H100")
     assert (row["GB"], row["min/epoch"]) == ("2.5", f"{650 / 60 / 65:.1f}")
     early = run(1, benchmark="ntu120-xsub") | {"last": {"epoch": 5, "top1": 80.0}}
     assert row_of(table("8", [early], "", ""), run="CTR-GCN")["min/epoch"] == f"{650 / 60 / 5:.1f}"
+
+
+def test_table_8_is_about_runs_of_the_recipe_on_one_device():
+    ntu = {"benchmark": "ntu120-xsub"}
+    small = run(1, **ntu, **{"optim.batch_size": 16}) | {"peak_memory_mb": 900.0}
+    slow = run(2, **ntu) | {"wall_seconds": 65000.0, "machine": {"device": "cpu"}}
+    first, second = run(3, **ntu), run(4, **ntu) | {"peak_memory_mb": 3500.0}
+    row = row_of(table("8", [small, first, slow, second], "", ""), run="CTR-GCN")
+    assert (row["GB"], row["min/epoch"], row["device"]) == ("3.0", f"{650 / 60 / 65:.1f}", "H100")
+    assert row_of(table("8", [small], "", ""), run="CTR-GCN")["GB"] == ""
 
 
 def test_all_runs_stand_in_one_table_with_the_command_that_repeats_them():
