@@ -74,4 +74,4 @@ def describe_bad_clips(bad_clips: Sequence[BadClip]) -> str:
 def unknown_choice(key: str, value: object, known: Iterable[str]) -> DataError:
     """The error for a value that is not among the known ones, with the nearest of them."""
     known = list(known)
-    return DataError(f"{key}: unknown value {value!r}{did_you_mean(str(value), known)}; known are {', '.join(known)}")
+    return DataError(f"{key}: unknown value {value!r}{did_you_mean(str(value), known)}; choose from {', '.join(known)}")

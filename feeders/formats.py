@@ -10,6 +10,7 @@ from feeders.benchmarks import GENERATED, Benchmark
 from feeders.choices import Split
 from feeders.demo.cache import open_demo
 from feeders.errors import DataError, reading
+from feeders.ntu.names import DATASETS
 from feeders.readers.collector import Reading
 from feeders.readers.nw_ucla import read_nw_ucla
 from feeders.readers.original import owners_at, read_original
@@ -63,7 +64,7 @@ def _find(place: Path, benchmark: Benchmark) -> Format:
     raw = place.match("*.skeleton") or place.match("nturgb*.zip")
     if place.suffix == ".zip" and not raw and owners_at(place):
         return ORIGINAL
-    raise _unknown(place, raw)
+    raise _unknown(place, benchmark, raw)
 
 
 def _of_folder(place: Path, benchmark: Benchmark) -> Format:
@@ -76,14 +77,15 @@ def _of_folder(place: Path, benchmark: Benchmark) -> Format:
         return ORIGINAL
     if benchmark.name == "nw-ucla" and not raw:
         return NW_UCLA  # whose reader says where such clips may be
-    raise _unknown(place, raw)
+    raise _unknown(place, benchmark, raw)
 
 
-def _unknown(place: Path, raw: bool) -> DataError:
+def _unknown(place: Path, benchmark: Benchmark, raw: bool) -> DataError:
     if raw:
+        dataset = benchmark.dataset if benchmark.dataset in DATASETS else "ntu60"
         return DataError(
             f"{place}: raw clips of NTU RGB+D; make a packed store of them first: "
-            f"python data/prepare_ntu.py --raw {place} --dataset ntu60"
+            f"python data/prepare_ntu.py --raw {place} --dataset {dataset}"
         )
     known = ", ".join(dict.fromkeys(known.title for known in (*BY_SUFFIX.values(), *BY_CONTENT.values(), ORIGINAL)))
-    return DataError(f"{place}: of an unknown format; known are: {known}")
+    return DataError(f"{place}: unknown format; supported formats: {known}")

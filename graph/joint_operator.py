@@ -37,7 +37,7 @@ def joint_operator(skeleton: Skeleton, order: int, direction: BoneDirection = "p
     if direction not in get_args(BoneDirection):
         known = get_args(BoneDirection)
         raise SkeletonError(
-            f"direction: {direction!r} is unknown{did_you_mean(str(direction), known)}; known are {', '.join(known)}"
+            f"direction: {direction!r} is unknown{did_you_mean(str(direction), known)}; choose from {', '.join(known)}"
         )
     hops = hop_distances(skeleton)
     known_as = built_in_name(skeleton)

@@ -65,7 +65,7 @@ def joint_groups(skeleton: Skeleton, partition: Partition = "published") -> tupl
     if partition not in get_args(Partition):
         known = get_args(Partition)
         raise SkeletonError(
-            f"partition: {partition!r} is unknown{did_you_mean(str(partition), known)}; known are {', '.join(known)}"
+            f"partition: {partition!r} is unknown{did_you_mean(str(partition), known)}; choose from {', '.join(known)}"
         )
     published = _PUBLISHED.get((built_in_name(skeleton), partition))
     if published is not None:

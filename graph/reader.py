@@ -35,9 +35,10 @@ def list_skeletons() -> list[str]:
 
 
 def get_skeleton(name_or_path: str | Path) -> Skeleton:
-    """The skeleton of that name (`ntu`, `nw-ucla`) or of a user's YAML file (form: see this module's head).
+    """The skeleton of that name or of a user's YAML file (form: see this module's head).
 
-    Raises SkeletonError when the name is unknown, or the file is missing or does not describe one tree of joints.
+    The names are `coco`, `msr-action3d`, `ntu`, `nw-ucla` and `sbu`. Raises SkeletonError when the name is unknown, or
+    the file is missing or does not describe one tree of joints.
     """
     if name_or_path in list_skeletons():
         return _read_own(str(name_or_path))
@@ -46,7 +47,7 @@ def get_skeleton(name_or_path: str | Path) -> Skeleton:
         return _read(path)
     raise SkeletonError(
         f"skeleton {str(name_or_path)!r} is unknown{did_you_mean(str(name_or_path), list_skeletons())}; "
-        f"known are {', '.join(list_skeletons())}, or give the path of a .yaml file"
+        f"choose from {', '.join(list_skeletons())}, or give the path of a .yaml file"
     )
 
 
@@ -153,7 +154,9 @@ def _check_keys(content: Any) -> Mapping[str, Any]:
         raise SkeletonError(f"holds {_kind(content)}; a skeleton is a mapping with the keys {', '.join(_KEYS)}")
     for key in content:
         if key not in _KEYS:
-            raise SkeletonError(f"{key}: unknown key{did_you_mean(str(key), _KEYS)}; known are {', '.join(_KEYS)}")
+            raise SkeletonError(
+                f"{key}: unknown key{did_you_mean(str(key), _KEYS)}; supported keys: {', '.join(_KEYS)}"
+            )
     for key in _REQUIRED:
         if key not in content:
             raise SkeletonError(f"{key}: the key is missing; add it")

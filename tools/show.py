@@ -57,7 +57,7 @@ def show(options: argparse.Namespace) -> None:
         raise ShowError(f"{'--confused' if options.confused else '--explain'} is about a trained run; add --run RUN")
     for path in options.output:
         if path.suffix not in WRITERS:
-            raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
+            raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; supported kinds: {', '.join(WRITERS)}")
     predictor = load_run(options.run) if options.run else None
     benchmark = get_benchmark(options.benchmark) if options.benchmark else predictor.benchmark if predictor else None
     clips = [Clip(path.stem, read_clip(path)) for path in find_clip_files(options.clips)]

@@ -102,7 +102,7 @@ def write(panels: Sequence[Panel], path: Path) -> None:
         ShowError: an unknown suffix; MP4 without ffmpeg.
     """
     if path.suffix not in WRITERS:
-        raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; known are {', '.join(WRITERS)}")
+        raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; supported kinds: {', '.join(WRITERS)}")
     WRITERS[path.suffix](panels, path)
 
 

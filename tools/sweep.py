@@ -109,7 +109,9 @@ def read_grid(path: Path) -> dict[str, Any]:
         raise SweepError(f"{path}: must be a mapping with {', '.join(KEYS)}")
     for key in grid:
         if key not in KEYS:
-            raise SweepError(f"{path}: unknown key {key!r}{did_you_mean(str(key), KEYS)}; known are {', '.join(KEYS)}")
+            raise SweepError(
+                f"{path}: unknown key {key!r}{did_you_mean(str(key), KEYS)}; supported keys: {', '.join(KEYS)}"
+            )
     for key, example in {"set": "{csre.temperature: [0.5, 1.0]}", "with": "{optim.amp: bf16}"}.items():
         settings = grid[key] = {} if grid.get(key) is None else grid[key]
         if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):

@@ -41,16 +41,23 @@ def test_nothing_there_an_unknown_file_and_raw_clips(tmp_path):
     with pytest.raises(DataError, match=r"no data there; benchmark ntu60-xsub expects .*prepare_ntu\.py.*data\.path"):
         find_format(tmp_path / "absent.h5", NTU)
     (tmp_path / "clips.mat").touch()
-    with pytest.raises(DataError, match=r"clips\.mat: of an unknown format; known are: packed store, published arrays"):
+    with pytest.raises(
+        DataError, match=r"clips\.mat: unknown format; supported formats: packed store, published arrays"
+    ):
         find_format(tmp_path / "clips.mat", NTU)
-    with pytest.raises(DataError, match="of an unknown format"):
+    with pytest.raises(DataError, match="unknown format"):
         find_format(tmp_path, NTU)
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     (below / "S001C001P001R001A001.skeleton").touch()
-    for benchmark in (NTU, get_benchmark("nw-ucla")):
-        with pytest.raises(DataError, match="make a packed store of them first"):
-            find_format(tmp_path, benchmark)
+    for name, dataset in {
+        "ntu60-xsub": "ntu60",
+        "ntu120-xset": "ntu120",
+        "nw-ucla": "ntu60",
+        "sbu-fold1": "ntu60",
+    }.items():
+        with pytest.raises(DataError, match=f"make a packed store of them first: .* --dataset {dataset}$"):
+            find_format(tmp_path, get_benchmark(name))
     (below / "S001C001P001R001A001.skeleton").unlink()
     for name in ("S001C001P001R001A001.skeleton", "nturgbd_skeletons_s001_to_s017.zip"):
         (tmp_path / name).touch()
