@@ -1,4 +1,4 @@
-"""Says what a data set is, and whether it is whole and good.
+"""Says what a data set is, and whether it is complete and valid.
 
 Quickly, from names and labels alone, before every training; thoroughly, looking at every clip, for
 `tools/check_data.py`.
@@ -16,7 +16,7 @@ from feeders.benchmarks import BENCHMARKS, GENERATED, Benchmark
 from feeders.benchmarks.ntu import missing_from_recordings
 from feeders.choices import SPLITS, Split
 from feeders.errors import BadClip, DataError, counted, reading
-from feeders.formats import ARRAYS, NPZ, ORIGINAL, PYSKL, Format, find_format
+from feeders.formats import ARRAYS, DEMO, NPZ, ORIGINAL, PYSKL, STORE, Format, find_format
 from feeders.ntu.names import PUBLISHED_FRAMES
 from feeders.readers.collector import Reading
 from feeders.readers.original import owners_at
@@ -31,7 +31,7 @@ LINES_SHOWN = 20
 
 @dataclass(frozen=True)
 class Counts:
-    """Clips of the sides of a benchmark, (K,) int64 each, and how many are known to belong there (None: unknown)."""
+    """Clips of the sides of a benchmark, (K,) int64 each, and how many are expected there (None: unknown)."""
 
     benchmark: str
     found: dict[Split, np.ndarray]
@@ -45,13 +45,13 @@ class Counts:
 
     @property
     def deviating(self) -> np.ndarray:
-        """Labels of the classes that have other than the known number of clips, or none at all."""
+        """Labels of the classes that have another number of clips than expected, or none at all."""
         expected = self.expected_per_class
         return np.flatnonzero(self.per_class == 0 if expected is None else self.per_class != expected)
 
     @property
     def whole(self) -> bool:
-        """Whether all numbers are those that are known, and no side is empty."""
+        """Whether all counts are the expected ones, and no side is empty."""
         if not all(self.found[split].any() for split in SPLITS):
             return False
         sides = all(self.expected[split] in (None, self.found[split].sum()) for split in SPLITS)
@@ -71,7 +71,7 @@ class Findings:
 
     @property
     def good(self) -> bool:
-        """Whether the data set is whole, by at least one benchmark, and has no bad clip."""
+        """Whether the data set is complete by at least one benchmark, and has no bad clip."""
         whole = self.store is not None and any(counts.whole for counts in self.counts)
         return whole and not self.missing and not self.bad
 
@@ -92,7 +92,7 @@ class Findings:
         yield from _listed(self.missing, shown)
         yield f"bad clips: {len(self.bad)}"
         yield from _listed([f"{clip.name}: {clip.reason}" for clip in self.bad], shown)
-        yield "whole and good" if self.good else "NOT whole and good"
+        yield "complete and valid" if self.good else "incomplete or invalid"
 
 
 def quick_remarks(store: PackedStore, benchmark: Benchmark, splits: Sequence[Split] = SPLITS) -> list[str]:
@@ -121,9 +121,9 @@ def check_data(place: Path, benchmark: Benchmark | None = None, verify: bool = F
 
     verify: compare every clip of a packed store with its digest, too.
     An empty side of `benchmark` counts 0 clips; without `benchmark` a built-in one fits only if it has clips on both.
-    Raises `DataError` when it cannot be read at all or does not fit the benchmark given.
+    Raises `DataError` when it cannot be read at all, does not fit the benchmark given, or has no digests to verify.
     """
-    title, (store, bad), known = _read(place, benchmark)
+    title, (store, bad), known = _read(place, benchmark, verify)
     if store is None:
         return Findings(title, None, (), (), tuple(bad))
     fitting = [known] if known else [each for each in BENCHMARKS.values() if _fits(store, each)]
@@ -135,7 +135,7 @@ def check_data(place: Path, benchmark: Benchmark | None = None, verify: bool = F
     return Findings(title, store, tuple(_count(store, each) for each in fitting), tuple(missing), tuple(bad))
 
 
-def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, Reading, Benchmark | None]:
+def _read(place: Path, benchmark: Benchmark | None, verify: bool) -> tuple[str, Reading, Benchmark | None]:
     """Format, what was read, and the benchmark it was read as where its sides or labels are those of one.
 
     Files that give labels without names are read as what they fit best.
@@ -147,6 +147,10 @@ def _read(place: Path, benchmark: Benchmark | None) -> tuple[str, Reading, Bench
             candidates = [benchmark] if benchmark else BENCHMARKS.values()
             place = next((path for each in candidates if (path := each.data_path(place)) != place), place)
     found = find_format(place, benchmark or BENCHMARKS["nw-ucla"])
+    if verify and found not in (STORE, DEMO):
+        raise DataError(
+            f"{place}: no checksums to verify in {found.title}; omit --verify, or name a packed store (.h5)"
+        )
     if benchmark is None and found is ORIGINAL:
         return found.title, found.read(place, owners_at(place)[0], SPLITS), None
     if benchmark is not None or found not in (NPZ, PYSKL, ARRAYS):
@@ -210,13 +214,13 @@ def _bad_clips(store: PackedStore, unusable: frozenset[str]) -> Iterator[BadClip
 def _describe(counts: Counts, class_names: Sequence[str]) -> Iterator[str]:
     for split in SPLITS:
         found, expected = int(counts.found[split].sum()), counts.expected[split]
-        verdict = "" if expected is None else ", as known" if found == expected else f", {expected} are known"
+        verdict = "" if expected is None else ", as expected" if found == expected else f", expected {expected}"
         yield f"benchmark {counts.benchmark}, {split}: {counted(found, 'clip')}{verdict}"
         per_class = counts.found[split]
         yield f"  per class {per_class.min()} to {per_class.max()}: {' '.join(map(str, per_class.tolist()))}"
     for label in counts.deviating.tolist():
-        known = "" if counts.expected_per_class is None else f", {counts.expected_per_class[label]} are known"
-        yield f"  class {label} ({class_names[label]}): {counted(counts.per_class[label], 'clip')}{known}"
+        expectation = "" if counts.expected_per_class is None else f", expected {counts.expected_per_class[label]}"
+        yield f"  class {label} ({class_names[label]}): {counted(counts.per_class[label], 'clip')}{expectation}"
 
 
 def _listed(entries: Sequence[str], shown: int | None) -> Iterator[str]:

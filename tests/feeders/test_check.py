@@ -55,9 +55,9 @@ def test_a_whole_data_set_is_good(real_clips, tmp_path):
     findings = check_data(tmp_path / "nw-ucla.h5")
     assert findings.good
     text = "\n".join(findings.lines())
-    assert "benchmark nw-ucla, train: 1020 clips, as known" in text
-    assert "benchmark nw-ucla, test: 464 clips, as known" in text
-    assert text.endswith("whole and good")
+    assert "benchmark nw-ucla, train: 1020 clips, as expected" in text
+    assert "benchmark nw-ucla, test: 464 clips, as expected" in text
+    assert text.endswith("complete and valid")
 
 
 def test_missing_clips_of_a_recording_are_named_and_unusable_ones_are_not_missed():
@@ -77,13 +77,13 @@ def test_an_incomplete_store_is_not_good_and_every_fitting_protocol_is_counted(t
     assert not findings.good
     assert [counts.benchmark for counts in findings.counts] == ["ntu60-xsub", "ntu60-xview"]
     text = "\n".join(findings.lines())
-    assert "benchmark ntu60-xsub, train: 180 clips, 40091 are known" in text
-    assert "benchmark ntu60-xview, test: 120 clips, 18932 are known" in text
+    assert "benchmark ntu60-xsub, train: 180 clips, expected 40091" in text
+    assert "benchmark ntu60-xview, test: 120 clips, expected 18932" in text
     assert f"fingerprint: {store.fingerprint}" in text
     # 948 clips of each class were recorded.
     known = 948 - sum(name.endswith("A001") for name in DATASETS["ntu60"].missing)
-    assert f"class 0 (drink water): 6 clips, {known} are known" in text
-    assert text.endswith("NOT whole and good")
+    assert f"class 0 (drink water): 6 clips, expected {known}" in text
+    assert text.endswith("incomplete or invalid")
     assert findings.missing == findings.bad == ()
 
 
@@ -163,8 +163,8 @@ def test_an_empty_side_of_the_benchmark_asked_for_counts_nothing(tmp_path):
     findings = check_data(tmp_path / "ntu60.h5", get_benchmark("ntu60-xsub"))
     assert not findings.good
     text = "\n".join(findings.lines())
-    assert "benchmark ntu60-xsub, train: 180 clips, 40091 are known" in text
-    assert "benchmark ntu60-xsub, test: 0 clips, 16487 are known" in text
+    assert "benchmark ntu60-xsub, train: 180 clips, expected 40091" in text
+    assert "benchmark ntu60-xsub, test: 0 clips, expected 16487" in text
 
 
 def test_a_benchmark_of_unknown_numbers_with_an_empty_side_is_not_whole(tmp_path):

@@ -26,15 +26,15 @@ def own(tmp_path):
     return tmp_path
 
 
-def test_whole_and_good_is_0(own, capsys):
+def test_complete_and_valid_is_0(own, capsys):
     assert main([str(own / "mine.h5"), "--benchmark", str(own / "mine.yaml")]) == 0
     output = capsys.readouterr().out
     assert output.startswith("format: packed store\nskeleton: ntu, 25 joints\nclips: 2 of 1 classes, 6 frames\n")
     assert "benchmark mine, train: 1 clip\n" in output
-    assert output.endswith("missing clips that are known by name: 0\nbad clips: 0\nwhole and good\n")
+    assert output.endswith("missing clips that are known by name: 0\nbad clips: 0\ncomplete and valid\n")
 
 
-def test_not_whole_is_1(own, capsys):
+def test_incomplete_is_1(own, capsys):
     assert main([str(own / "mine.h5")]) == 1
     assert "benchmark: none fits" in capsys.readouterr().out
 
@@ -56,7 +56,22 @@ def test_a_reader_that_has_enough_is_no_error(own):
     done = subprocess.run(words, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert done.stderr == ""
-    assert done.returncode == 1
+    assert done.returncode == 141
+
+
+def test_data_without_checksums_cannot_be_verified(own, capsys):
+    clips = own / "clips"
+    clips.mkdir()
+    np.save(clips / "a.npy", np.ones((3, 25, 3), np.float32))
+    (clips / "clips.csv").write_text("name,label,side\na,wave,train\n")
+    words = [str(clips), "--benchmark", str(own / "mine.yaml")]
+    assert main(words) == 1
+    assert "clips: 1 of 1 classes" in capsys.readouterr().out
+    assert main([*words, "--verify"]) == 2
+    error = capsys.readouterr().err
+    assert "no checksums to verify in folder of arrays (.npy)" in error
+    assert error.count("\n") == 1
+    assert main([str(own / "mine.h5"), "--benchmark", str(own / "mine.yaml"), "--verify"]) == 0
 
 
 def test_what_the_system_refuses_is_2_and_one_line(own, capsys, monkeypatch):
