@@ -10,7 +10,6 @@ GREEN = "#009e73"
 PINK = "#cc79a7"
 SKY = "#56b4e9"
 AMBER = "#e69f00"
-YELLOW = "#f0e442"
 
 SERIES = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER, BLACK)
-"""For lines and points, in the order of their use; yellow is too light for either."""
+"""For lines and points, in the order of their use. The authors' yellow is left out: it is too light for either."""

@@ -98,7 +98,7 @@ class Feeder:
         repeat = benchmark.repeat if repeat is None else repeat
         for key, value, least in (("data.window", window, 1), ("data.repeat", repeat, 1), ("seed", seed, 0)):
             if value < least:
-                raise DataError(f"{key}: must be at least {least}, got {value}")
+                raise DataError(f"{key}: must be >= {least}, got {value}")
         self.store = store
         self.split = split
         self.seed = seed
@@ -202,7 +202,7 @@ class Feeder:
     def num_batches(self, batch_size: int) -> int:
         """Batches of an epoch; `DataError` when a training split does not fill one."""
         if batch_size < 1:
-            raise DataError(f"optim.batch_size: must be at least 1, got {batch_size}")
+            raise DataError(f"optim.batch_size: must be >= 1, got {batch_size}")
         if self.split != "train":
             return -(-len(self) // batch_size)
         if len(self) < batch_size:

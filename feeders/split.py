@@ -43,7 +43,7 @@ def part_clips(store: PackedStore, benchmark: Benchmark, part: Part, validation:
     `DataError` like `split_clips`, and where nothing can be held out.
     """
     if not 0 <= validation < 1:
-        raise DataError(f"data.validation: must be at least 0 and below 1, got {validation}")
+        raise DataError(f"data.validation: must be >= 0 and < 1, got {validation}")
     clips = split_clips(store, benchmark, "test" if part == "test" else "train")
     if part == "test" or not (validation or part == "validation"):
         return clips
@@ -103,8 +103,8 @@ def check_fit(store: PackedStore, benchmark: Benchmark) -> None:
             )
     if (column := split_rule(store, benchmark).column) not in store.metadata:
         raise DataError(
-            f"data.path: the data say no {column} of their clips (only "
-            f"{', '.join(store.metadata) or 'nothing'}); benchmark {benchmark.name} splits by it"
+            f"data.path: the clips have no column {column!r} (only {', '.join(map(repr, store.metadata)) or 'none'}); "
+            f"benchmark {benchmark.name} splits by it"
         )
 
 

@@ -1,4 +1,5 @@
-"""The generated demo clips (`feeders.demo`): every action twice, by 15 subjects before two cameras.
+"""The generated demo clips (`feeders.demo`): each action performed twice by 15 subjects in front of
+two cameras.
 
 They come in 3-D, and in 2-D as a pose estimator would find them in the cameras' images.
 """

@@ -1,11 +1,11 @@
 """A benchmark of a user's own, described by a YAML file that `data.benchmark` names.
 
-    skeleton: hand.yaml                    # ntu, nw-ucla, or a YAML file of a skeleton
+    skeleton: hand.yaml                    # ntu, nw-ucla, coco, msr-action3d, sbu, or a YAML file of a skeleton
     classes: [wave, grab, point]           # their order is that of the labels
     path: clips                            # folder or file of the clips, for when data.path is not given
     persons: 1                             # most persons in a clip
     window: 64                             # frames that the encoder sees
-    transforms: ntu                        # or nw-ucla: the family of crops and augmentations
+    transforms: ntu                        # or nw-ucla, or 2d: the family of crops and augmentations
     repeat: 1                              # how often an epoch visits each training clip
     split: {column: subject, train: [1, 2, 3], test: [4, 5]}
 
@@ -43,7 +43,7 @@ def _build(path: Path, content: dict[str, Any]) -> Benchmark:
     for key in content:
         if key not in (*REQUIRED, *DEFAULTS):
             known = (*REQUIRED, *DEFAULTS)
-            raise DataError(f"{key}: unknown key{did_you_mean(str(key), known)}; known are {', '.join(known)}")
+            raise DataError(f"{key}: unknown key{did_you_mean(str(key), known)}; supported keys: {', '.join(known)}")
     for key in REQUIRED:
         if key not in content:
             raise DataError(f"{key}: the key is missing; add it")

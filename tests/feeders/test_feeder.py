@@ -109,9 +109,9 @@ def test_window_and_repeat_default_to_the_benchmark(store):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 0}, r"data\.window: must be at least 1, got 0"),
-        ({"repeat": 0}, r"data\.repeat: must be at least 1, got 0"),
-        ({"seed": -1}, "seed: must be at least 0, got -1"),
+        ({"window": 0}, r"data\.window: must be >= 1, got 0"),
+        ({"repeat": 0}, r"data\.repeat: must be >= 1, got 0"),
+        ({"seed": -1}, "seed: must be >= 0, got -1"),
         ({"stream": "bones"}, r"data\.stream: unknown value 'bones' .did you mean 'bone"),
         ({"variant": "plane"}, r"data\.variant: unknown value 'plane' .did you mean 'plain"),
         ({"origin": "frames"}, r"data\.origin: unknown value 'frames' .did you mean 'frame"),
@@ -120,7 +120,7 @@ def test_window_and_repeat_default_to_the_benchmark(store):
         ({"rotation": -0.1}, r"data\.rotation: must be >= 0, got -0\.1"),
         ({"bone_scale": -0.1}, r"data\.bone_scale: must be >= 0, got -0\.1"),
         ({"bone_scale": 1.0}, r"data\.bone_scale: must be below 1, got 1\.0"),
-        ({"validation": 1.0}, r"data\.validation: must be at least 0 and below 1, got 1\.0"),
+        ({"validation": 1.0}, r"data\.validation: must be >= 0 and < 1, got 1\.0"),
     ],
 )
 def test_options_out_of_range(store, options, message):
@@ -132,7 +132,7 @@ def test_a_training_split_that_fills_no_batch(store):
     feeder = Feeder(store, BENCHMARK, "train")
     with pytest.raises(DataError, match=r"optim\.batch_size: 9 is more than the 8 training clips"):
         list(feeder.epoch(0, 9))
-    with pytest.raises(DataError, match=r"optim\.batch_size: must be at least 1, got 0"):
+    with pytest.raises(DataError, match=r"optim\.batch_size: must be >= 1, got 0"):
         feeder.num_batches(0)
     assert len(list(feeder.epoch(0, 8))) == 1
     assert len(list(Feeder(store, BENCHMARK, "test").epoch(0, 9))) == 1
