@@ -40,7 +40,7 @@ from common.colours import BLUE, ORANGE
 from common.errors import UserError
 from common.files import user_path
 from common.front_door import run_command
-from common.words import did_you_mean
+from common.words import find_word
 from engine.figures import STYLE, draw_tsne, worst_pairs
 from engine.schema import leaves
 from feeders.benchmarks import benchmark_name
@@ -246,11 +246,11 @@ def by_seed(pairs: Sequence[tuple[Run, Run]]) -> Section:
         text = f"Difference {difference.mean:+.2f} points with one seed, which has no interval; train further seeds."
     else:
         low, high = difference.mean - difference.margin, difference.mean + difference.margin
-        verdict = "does not hold 0" if low > 0 or high < 0 else "holds 0: no difference is shown"
+        verdict = "excludes 0" if low > 0 or high < 0 else "includes 0: no difference shown"
         what = "benchmarks and seeds" if several else "seeds"
         text = (
             f"Mean difference {difference.mean:+.2f} points over {len(pairs)} pairs of {what}, 95 % interval "
-            f"{low:+.2f} to {high:+.2f}; it {verdict}."
+            f"{low:+.2f} to {high:+.2f}; the interval {verdict}."
         )
     if several:
         text += " The benchmarks share training clips, as folds do, so that the interval is too narrow."
@@ -319,7 +319,7 @@ def features(pair: tuple[Run, Run], chosen: Sequence[str], out: Path) -> Section
     """Figure 6: t-SNE of the pooled features of some classes, a figure for each run."""
     from sklearn.manifold import TSNE
 
-    classes = [_class_index(name, pair[0].classes) for name in chosen]
+    classes = [find_word(name, pair[0].classes, "--tsne", "classes", CompareError) for name in chosen]
     figures = []
     for side, run in zip(("baseline", "compared"), pair, strict=True):
         pooled, labels = _pooled_features(run)
@@ -351,12 +351,6 @@ def _pooled_features(run: Run) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     load_weights_file(experiment.encoder, run.weights)
     clips = experiment.test_clips
     return pooled_features(experiment.encoder, clips, len(clips), resolved.config.optim, experiment.device)
-
-
-def _class_index(name: str, classes: Sequence[str]) -> int:
-    if name not in classes:
-        raise CompareError(f"--tsne: unknown class {name!r}{did_you_mean(name, classes)}; known: {', '.join(classes)}")
-    return list(classes).index(name)
 
 
 def _counts(pairs: Sequence[tuple[Run, Run]]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:

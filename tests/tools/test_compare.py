@@ -156,7 +156,8 @@ def test_what_is_written(tmp_path, capsys):
     assert main([str(folders[0]), str(folders[2]), "--", str(folders[1]), str(folders[3]), "--output", str(out)]) == 0
     text = capsys.readouterr().out
     assert (
-        "Mean difference +3.33 points over 2 pairs of seeds, 95 % interval +3.33 to +3.33; it does not hold 0." in text
+        "Mean difference +3.33 points over 2 pairs of seeds, 95 % interval +3.33 to +3.33; the interval excludes 0."
+        in text
     )
     assert (out / "comparison.txt").read_text() in text
     assert "every clip counts once for each of its seeds" in text
@@ -214,7 +215,7 @@ def test_refusals(tmp_path, capsys):
     assert "name the baseline's runs, then --" in refusal(folder, folder)
     assert "options come at the end" in refusal("--epoch", "best", "--", folder)
     unknown = refusal(folder, "--", folder, "--tsne", "sti", "--output", str(tmp_path / "o"))
-    assert "unknown class 'sti' (did you mean 'sit'" in unknown
+    assert "--tsne 'sti': not found (did you mean 'sit'" in unknown
 
 
 def test_features_of_chosen_classes_are_drawn_from_the_weights(tmp_path, monkeypatch):
@@ -227,7 +228,7 @@ def test_features_of_chosen_classes_are_drawn_from_the_weights(tmp_path, monkeyp
         return rng.normal(size=(30, 5)).astype("f4") + 5 * LABELS[:, None], LABELS
 
     monkeypatch.setattr("tools.compare._pooled_features", pooled)
-    assert main([str(before), "--", str(after), "--tsne", "sit,walk <fast>", "--output", str(tmp_path / "o")]) == 0
+    assert main([str(before), "--", str(after), "--tsne", "SIT,walk <fast>", "--output", str(tmp_path / "o")]) == 0
     assert asked == [before / "checkpoints/last.pt", after / "checkpoints/last.pt"]
     page = (tmp_path / "o/comparison.html").read_text()
     assert page.count("data:image/png") == 2  # nothing moved: no Figure 5
