@@ -20,13 +20,14 @@ from common.arguments import Parser
 from common.errors import UserError
 from common.files import user_path
 from common.front_door import run_command
-from common.words import did_you_mean
+from common.words import find_word
 from engine.evaluate import measure
 from engine.figures import FEW, confused_classes, draw_confusion, draw_curves, draw_per_class, draw_tsne
 from engine.logs import read_records
 from engine.report_page import write_page
 from engine.run_folder import RunFolder
 from fusion.scores import load_scores
+from heads.registry import HEADS
 
 
 class FiguresError(UserError):
@@ -51,18 +52,17 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     selections = [selection for selection in ("best", "last", "test") if selection in results]
     names = list(results[selections[0]]["per_class"])
-    chosen = [_find(name, names) for name in classes]
+    chosen = [find_word(name, names, "--classes", "classes", FiguresError) for name in classes]
     if len(chosen) > FEW:
         raise FiguresError(f"--classes: {len(chosen)} given; at most {FEW} can be distinguished by colour")
     figures.mkdir(exist_ok=True)
-    title = ", ".join(
-        [" + ".join([results["encoder"], *results.get("heads", ())]), results["stream"], results["benchmark"]]
-    )
+    heads = [HEADS[name].title if name in HEADS else name for name in results.get("heads", ())]
+    title = ", ".join([" + ".join([results["encoder"], *heads]), results["stream"], results["benchmark"]])
     for selection in selections:
         scores = load_scores(folder.scores(selection))
         assert scores.labels is not None, "our own score files carry labels"
         accuracy = measure(scores.logits, scores.labels)
-        heading = f"{title}, {selection}" + (f" epoch {scores.epoch}" if scores.epoch is not None else "")
+        heading = f"{title}, {_weights(selection, results[selection]['epoch'])}"
         draw_confusion(accuracy, names, heading, figures / f"confusion_{selection}.png")
         draw_per_class(accuracy, names, heading, figures / f"per_class_{selection}.png")
     if records := read_records(folder.metrics):
@@ -77,15 +77,14 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     print(figures)
 
 
+def _weights(selection: str, epoch: int | None) -> str:
+    """In the words of the run's own figures: `last epoch 65`, `given weights`, `given weights of epoch 57`."""
+    what = "given weights" if selection == "test" else selection
+    return what if epoch is None else f"{what} {'of ' if selection == 'test' else ''}epoch {epoch}"
+
+
 def _draw(options: argparse.Namespace) -> None:
     draw(options.run, options.classes)
-
-
-def _find(word: str, names: Sequence[str]) -> int:
-    lower = [name.lower() for name in names]
-    if word.lower() not in lower:
-        raise FiguresError(f"--classes {word!r} is unknown{did_you_mean(word, names)}; the run has {len(names)} others")
-    return lower.index(word.lower())
 
 
 def _parser() -> Parser:

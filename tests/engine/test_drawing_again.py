@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine import figures as drawing
+from engine import report
 from tools import figures
 
 
@@ -30,6 +31,23 @@ def test_draws_what_the_run_itself_would_have_drawn(run, monkeypatch, coarse_fig
     assert [names[index] for index in chosen] == ["throw", "carry"]
     assert title.endswith("joint, nw-ucla, last epoch 1")
     assert "confusion best" in (run / "report.html").read_text()
+
+
+def test_titles_are_those_of_the_run_itself(call, run_folder, monkeypatch):
+    titles = {report: [], figures: []}
+    place_of_title = {"draw_confusion": 2, "draw_per_class": 2, "draw_curves": 1, "draw_tsne": 3}
+    for module, found in titles.items():
+        for name, place in place_of_title.items():
+            monkeypatch.setattr(module, name, lambda *given, found=found, place=place: found.append(given[place]))
+    monkeypatch.setattr(report, "add_to_tensorboard", lambda *given, **options: None)
+    words = ["--log.figures", "true", "--log.tsne_clips", "20", "--optim.epochs", "1"]
+    assert call(*words).code == 0
+    assert figures.main([str(run_folder)]) == 0
+    assert call(*words, "--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt")).code == 0
+    assert figures.main([str(run_folder / "test")]) == 0
+    assert sorted(titles[figures]) == sorted(titles[report])
+    assert "tests.engine.tiny:TinyEncoder + CSRE, joint, nw-ucla, best epoch 1" in titles[figures]
+    assert "tests.engine.tiny:TinyEncoder + CSRE, joint, nw-ucla, given weights of epoch 1" in titles[figures]
 
 
 @pytest.mark.parametrize(
