@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, o
 from common.arguments import Parser
 from common.files import user_path
 from common.front_door import run_command
-from common.words import did_you_mean
+from common.words import find_word
 from engine.predictor import Predictor, load_run
 from feeders import STREAMS, VARIANTS, Benchmark, ClipBatch, Feeder, PackedStore, get_benchmark, open_store
 from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip
@@ -33,8 +33,10 @@ from tools.explain import contributions, load_csre
 from tools.skeleton_drawing import WRITERS, Panel, ShowError, write
 
 VIEWS = {"raw": "as recorded", "test": "as tested", "train": "as trained (augmented)"}
-BENCHMARK_BY_JOINTS = {25: "ntu60-xsub", 20: "nw-ucla", 17: "demo-2d"}
+BENCHMARK_BY_JOINTS = {25: "ntu60-xsub", 20: "nw-ucla", 17: "demo-2d", 15: "sbu-fold1"}
 """Whose transforms a file gets that comes without --benchmark."""
+OF_VIEWS = ("view", "stream", "variant", "seed")
+"""Options that a run decides itself."""
 ARROW = 0.15
 """Length of the largest motion, as a share of the body's extent."""
 
@@ -55,6 +57,10 @@ def show(options: argparse.Namespace) -> None:
     """Collect the clips, make their views, write the files."""
     if (options.confused or options.explain) and not options.run:
         raise ShowError(f"{'--confused' if options.confused else '--explain'} is about a trained run; add --run RUN")
+    if options.run:
+        for key in OF_VIEWS:
+            if getattr(options, key) != _parser().get_default(key):
+                raise ShowError(f"--{key}: a run shows clips as it saw them in a test; omit --{key}, or --run")
     for path in options.output:
         if path.suffix not in WRITERS:
             raise ShowError(f"--output {path}: unknown kind {path.suffix!r}; supported kinds: {', '.join(WRITERS)}")
@@ -116,7 +122,7 @@ def panel_of_run(clip: Clip, predictor: Predictor, explain: str | None = None) -
     panel = _panel_of_batch(title, batch, predictor.benchmark, stream)
     if explain is None:
         return panel
-    label = _find(explain, predictor.class_names, "--explain")
+    label = find_word(explain, predictor.class_names, "--explain", "classes", ShowError)
     joints, frames = contributions(predictor, load_csre(predictor), clip.coordinates, label)
     note = (
         f"Dark joints (spatial branch) and dark frames (temporal branch, the bar below) contribute most to the "
@@ -175,7 +181,9 @@ def _as_seen(points: np.ndarray, benchmark: Benchmark) -> tuple[np.ndarray, np.n
 def _guess(clip: Clip) -> Benchmark:
     joints = clip.coordinates.shape[2]
     if joints not in BENCHMARK_BY_JOINTS:
-        raise ShowError(f"{clip.name}: {joints} joints, of no built-in skeleton; add --benchmark FILE.yaml of your own")
+        raise ShowError(
+            f"{clip.name}: no built-in skeleton has {joints} joints; add --benchmark NAME, or FILE.yaml of your own"
+        )
     return get_benchmark(BENCHMARK_BY_JOINTS[joints])
 
 
@@ -183,22 +191,14 @@ def _chosen(store: PackedStore, classes: Sequence[str], names: Sequence[str], pi
     """Clip number `pick` of each of these classes, and the clips of these names."""
     labels = store.labels.numpy()
     for name in classes:
-        members = np.flatnonzero(labels == _find(name, store.class_names, "--class"))
-        if pick >= len(members):
+        members = np.flatnonzero(labels == find_word(name, store.class_names, "--class", "classes", ShowError))
+        if not 0 <= pick < len(members):
             raise ShowError(f"--pick {pick}: class {name!r} has {len(members)} clips, counted from 0")
         index = int(members[pick])
         yield Clip(f"{store.class_names[labels[index]]} ({store.names[index]})", store.clip(index).numpy())
     for name in names:
-        index = _find(name, store.names, "--name")
+        index = find_word(name, store.names, "--name", "clips", ShowError)
         yield Clip(f"{store.class_names[labels[index]]} ({store.names[index]})", store.clip(index).numpy())
-
-
-def _find(word: str, known: Sequence[str], option: str) -> int:
-    """The position of a word among the known ones, whatever its case."""
-    lower = [name.lower() for name in known]
-    if word.lower() not in lower:
-        raise ShowError(f"{option} {word!r} is unknown{did_you_mean(word, known)}; the data have {len(known)} others")
-    return lower.index(word.lower())
 
 
 def _parser() -> Parser:

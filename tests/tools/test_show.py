@@ -165,6 +165,14 @@ def test_nw_ucla_clip_is_recognised(shared, tmp_path):
     assert np.abs(np.array(tested["frames"])).max() == 1
 
 
+def test_clips_of_sbu_are_recognised_by_their_joints(tmp_path):
+    clip = np.random.default_rng(0).standard_normal((4, 2, 15, 3))
+    np.save(tmp_path / "approach.npy", clip)
+    assert show.main([str(tmp_path / "approach.npy"), "--output", str(tmp_path / "x.html")]) == 0
+    (shown,) = content_of(tmp_path / "x.html")["clips"]
+    assert [tuple(edge) for edge in shown["edges"]] == list(get_skeleton("sbu").edges)
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="MP4 needs ffmpeg")
 def test_mp4_has_every_frame(clip_file, tmp_path):
     assert show.main([str(clip_file), "--output", str(tmp_path / "x.mp4")]) == 0
@@ -187,12 +195,24 @@ def test_mp4_without_ffmpeg_is_one_line(clip_file, tmp_path, monkeypatch, capsys
         ([], "no clip given"),
         (["--benchmark", "demo", "--path", "DEMO", "--class", "wavee"], "did you mean 'wave'"),
         (["--benchmark", "demo", "--path", "DEMO", "--class", "wave", "--pick", "999"], "has 60 clips"),
+        (["--benchmark", "demo", "--path", "DEMO", "--class", "wave", "--pick", "-1"], "has 60 clips"),
+        (
+            ["--benchmark", "demo", "--path", "DEMO", "--name", "S1"],
+            "--name 'S1': not found; the data set has 720 clips",
+        ),
+        (["FEW"], "few: no built-in skeleton has 7 joints; add --benchmark NAME, or FILE.yaml"),
+        (["CLIP", "--run", "r", "--view", "train"], "omit --view, or --run"),
+        (["CLIP", "--run", "r", "--stream", "bone"], "omit --stream, or --run"),
+        (["CLIP", "--run", "r", "--variant", "centred"], "omit --variant, or --run"),
+        (["CLIP", "--run", "r", "--seed", "1"], "omit --seed, or --run"),
         (["CLIP", "--output", "x.jpg"], "unknown kind '.jpg'"),
         (["CLIP", "--benchmark", "nw-ucla"], "wave: 25 joints; benchmark nw-ucla has 20"),
     ],
 )
 def test_refusals_are_one_line(words, said, clip_file, demo, capsys):
-    words = [{"CLIP": str(clip_file), "DEMO": str(demo)}.get(word, word) for word in words]
+    few = clip_file.with_name("few.npy")
+    np.save(few, np.ones((3, 7, 3)))
+    words = [{"CLIP": str(clip_file), "DEMO": str(demo), "FEW": str(few)}.get(word, word) for word in words]
     assert show.main(words) == 2
     error = capsys.readouterr().err
     assert said in error
