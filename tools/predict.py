@@ -132,9 +132,13 @@ def _of_line(line: str) -> np.ndarray | DataError:
 def _load(options: argparse.Namespace) -> list[Predictor]:
     if bool(options.run) == bool(options.weights):
         raise PredictError("name a run with --run RUN, or weights with --weights FILE (and --config FILE), not both")
+    if options.run and options.config:
+        raise PredictError("--config: a run has its own configuration; omit it, or name weights with --weights")
+    if options.weights and options.epoch:
+        raise PredictError("--epoch: chooses among the weights of a run; omit it, or name a run with --run")
     device = device_of(options.device)
     if options.run:
-        predictors = [load_run(run, options.epoch, device=device) for run in options.run]
+        predictors = [load_run(run, options.epoch or "best", device=device) for run in options.run]
     else:
         resolved = resolve(["--config", str(options.config)]) if options.config else None
         settings = flatten(resolved.config) if resolved else None
@@ -169,7 +173,7 @@ def _parser() -> Parser:
     add("--run", action="append", default=[], type=user_path, help="run folder; several are fused")
     add("--weights", type=user_path, metavar="FILE", help="weights in place of a run")
     add("--config", type=user_path, metavar="FILE", help="configuration of weights that do not carry theirs")
-    add("--epoch", choices=("best", "last"), default="best", help="which weights of a run (default: best)")
+    add("--epoch", choices=("best", "last"), help="which weights of a run (default: best)")
     presets = ", ".join(PRESETS)
     add("--fuse", nargs="+", default=[EQUAL], metavar="W", help=f"a number per run, or a preset: {presets}")
     add("--top", type=count, default=5, metavar="K", help="classes shown (default: 5)")

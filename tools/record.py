@@ -168,6 +168,9 @@ def _record(options: argparse.Namespace) -> None:
     if options.weights:
         if options.results.resolve() != RESULTS:
             raise RecordError("--results: weights/ is about the records in results/; omit it with --weights")
+        for key in ("commit", "config", "replace"):
+            if getattr(options, key):
+                raise RecordError(f"--{key}: is about records, which --weights leaves as they are; omit one of them")
         ship(options.sources)
         return
     for path in options.sources:

@@ -110,6 +110,8 @@ def test_text_names_class_and_share(run, clip, tmp_path, capsys):
     [
         (["CLIP"], "name a run"),
         (["CLIP", "--run", "RUN", "--weights", "x.pt"], "not both"),
+        (["CLIP", "--run", "RUN", "--config", "x.yaml"], "--config: a run has its own configuration; omit it"),
+        (["CLIP", "--weights", "x.pt", "--epoch", "best"], "--epoch: chooses among the weights of a run; omit it"),
         (["missing.npy", "--run", "RUN"], "missing.npy: no such file"),
         (["CLIP", "--run", "RUN", "--fuse", "1", "2"], "2 weights for 1 streams"),
         (["CLIP", "--run", "RUN", "--fuse", "nonsense"], "unknown preset"),

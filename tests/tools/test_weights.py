@@ -101,3 +101,9 @@ def test_weights_are_of_runs_recorded_in_results_alone(tmp_path, capsys):
     assert main([str(write_run(tmp_path)), "--weights", "--results", str(tmp_path / "other")]) == 2
     assert "--results: weights/ is about the records in results/; omit it" in capsys.readouterr().err
     assert (WEIGHTS / "README.md").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["--commit", "abc"], ["--config", "x.yaml"], ["--replace"]])
+def test_options_of_records_are_refused_beside_weights(tmp_path, capsys, words):
+    assert main([str(tmp_path / "run"), "--weights", *words]) == 2
+    assert f"{words[0]}: is about records, which --weights leaves as they are; omit one" in capsys.readouterr().err
