@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -20,7 +21,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """The options; UserError for a word that cannot be used."""
-        options, unknown = self.parse_known_intermixed_args(argv)
+        # argparse takes positional words among the options only where none of them chooses a parser of its own.
+        read = self.parse_known_args if self._subparsers else self.parse_known_intermixed_args
+        options, unknown = read(argv)
         if unknown:
             known = re.findall(r"--[a-z][\w-]+", self.format_help())
             self.error(f"unknown option {unknown[0]}{did_you_mean(unknown[0], known)}")
@@ -47,3 +50,19 @@ def duration(word: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of seconds >= 0, got {word!r}")
     return seconds
+
+
+def share(word: str) -> float:
+    """A number from 0 to 1; refused otherwise, naming the argument."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {word!r}")
+    return value
+
+
+def processors() -> int:
+    """How many processors this process may use; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

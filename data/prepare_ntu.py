@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.arguments import Parser, count
+from common.arguments import Parser, count, processors
 from common.files import user_path
 from common.front_door import run_command
 from feeders.benchmarks import NTU_STORES, REPOSITORY
@@ -70,8 +69,6 @@ def _parser() -> Parser:
         description="Make one packed store of the raw clips of NTU RGB+D. The store appears when it is whole. Exit "
         "code: 0 complete, 3 written but clips were skipped or are absent, 2 refused, 130 interrupted.",
     )
-    # Not every system knows how many processors this process may use.
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add = parser.add_argument
     add(
         "--raw",
@@ -83,7 +80,7 @@ def _parser() -> Parser:
     )
     add("--dataset", required=True, metavar="NAME", help=" or ".join(DATASETS))
     add("--output", type=user_path, metavar="FILE", help="the store (default: data/ntu60.h5 or data/ntu120.h5)")
-    add("--jobs", type=count, default=processors, metavar="N", help="most processes (default: one per processor)")
+    add("--jobs", type=count, default=processors(), metavar="N", help="most processes (default: one per processor)")
     return parser
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.arguments import Parser, count, duration
+from common import arguments
+from common.arguments import Parser, count, duration, processors, share
 from common.errors import UserError
 from common.files import user_path
 
@@ -45,3 +46,26 @@ def test_a_mistake_is_refused_in_one_line(parser, words, said):
         parser.parse(words)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_subject_has_options_of_its_own():
+    parser = Parser(prog="tool.py")
+    parser.add_argument("--threads", type=count)
+    subject = parser.add_subparsers(dest="subject", required=True).add_parser("speed")
+    subject.add_argument("--absent", type=share)
+    assert vars(parser.parse(["--threads", "2", "speed", "--absent", "1"])) == {
+        "threads": 2,
+        "subject": "speed",
+        "absent": 1.0,
+    }
+    for words, said in ((["speed", "--absnt", "1"], "unknown option --absnt"), (["sped"], "invalid choice: 'sped'")):
+        with pytest.raises(UserError, match=said):
+            parser.parse(words)
+
+
+def test_processors_are_counted_on_every_system(monkeypatch):
+    monkeypatch.setattr(arguments.os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    assert processors() == 2
+    monkeypatch.delattr(arguments.os, "sched_getaffinity")  # as on macOS and Windows
+    monkeypatch.setattr(arguments.os, "cpu_count", lambda: 5)
+    assert processors() == 5

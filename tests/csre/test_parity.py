@@ -11,7 +11,7 @@ from csre import ContrastOptions, Counts, MemoryBank, ProjectionHead, load_publi
 from csre.contrast import Compared, losses_of_queries
 from csre.loss import mean_over_active, normalise_rows, similarities
 from csre.sampling import Choice, Selection, active_anchors, choose
-from tests.csre.reference import reference_contrast
+from tools.benchmark.plain_contrast import reference_contrast
 
 HEAD_CASES = ["small", "one_person", "ntu", "ucla"]
 LOSS_CASES = ["all_written", "some_unwritten", "some_skipped", "none_valid", "own_slot", "all_negatives", "full_size"]

@@ -13,7 +13,7 @@ from csre.contrast import compare_at_once, losses_of_queries
 from csre.loss import mean_over_active, normalise_rows
 from csre.memory_bank import Anchors
 from csre.sampling import WHOLE_BATCH, active_anchors
-from tests.csre.reference import reference_contrast
+from tools.benchmark.plain_contrast import reference_contrast
 
 SAMPLING = [Counts(3, 0), Counts(0, 3), Counts(3, 2)]
 

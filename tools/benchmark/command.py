@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
 import torch
 
 from common.allocator import keep_freed_memory
-from common.arguments import count
+from common.arguments import Parser, count
 from common.errors import UserError
+from common.front_door import run_command
 from tools.benchmark import csre, data, encoder, evaluation, fused, sharded, step
 
 SUBJECTS = {
@@ -35,26 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done; 2 refused, the reason on stderr in one line.
     """
     keep_freed_memory()
-    arguments = _parser().parse_args(argv)
+    return run_command("tools/benchmark.py", lambda: _measure(_parser().parse(argv)))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("tools/benchmark.py: --device cuda: torch finds no GPU here; take --device cpu", file=sys.stderr)
-        return 2
+        raise UserError("--device cuda: torch finds no GPU here; take --device cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {name}")
-    try:
-        results = SUBJECTS[arguments.subject].measure(arguments, device)
-    except UserError as error:
-        print(f"tools/benchmark.py: {error}", file=sys.stderr)
-        return 2
+    results = SUBJECTS[arguments.subject].measure(arguments, device)
     print(json.dumps({"subject": arguments.subject, "torch": torch.__version__, "machine": name, **results}))
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tools/benchmark.py", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="tools/benchmark.py", description=__doc__)
     _add_machine(parser, threads=None, device="cuda" if torch.cuda.is_available() else "cpu")
     subjects = parser.add_subparsers(dest="subject", required=True)
     for subject, module in SUBJECTS.items():

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.benchmark import Measurement, Timer
 
-from common.arguments import duration
+from common.arguments import count, duration
+from common.errors import UserError
 from csre import CSRE, ContrastOptions
 from csre.loss import normalise_rows
 from graph import get_skeleton
 from model import Encoder, build_encoder
-from tests.csre.reference import reference_contrast
+from tools.benchmark.plain_contrast import reference_contrast
 from tools.benchmark.step import fill
 
 DIM = 256
@@ -24,15 +25,17 @@ DIM = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sizes; their defaults are those of NTU RGB+D 120 X-Sub."""
-    parser.add_argument("--rows", type=int, default=63_026, help="training clips, hence rows of each bank")
-    parser.add_argument("--classes", type=int, default=120)
-    parser.add_argument("--clips", type=int, default=64, help="clips of a batch")
+    parser.add_argument("--rows", type=count, default=63_026, help="training clips, hence rows of each bank")
+    parser.add_argument("--classes", type=count, default=120)
+    parser.add_argument("--clips", type=count, default=64, help="clips of a batch")
     parser.add_argument("--seconds", type=duration, default=10.0, help="at least so long per measurement")
 
 
 def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """Print both comparisons; return medians in milliseconds and their ratios."""
     rows, clips = arguments.rows, arguments.clips
+    if rows < clips:
+        raise UserError(f"--rows {rows}: fewer than the {clips} clips of a batch; raise it, or lower --clips")
     torch.manual_seed(0)
     labels = torch.randint(arguments.classes, (rows,))
     indices = torch.randperm(rows)[:clips]

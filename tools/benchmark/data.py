@@ -23,7 +23,7 @@ from time import perf_counter
 
 import torch
 
-from common.arguments import count
+from common.arguments import count, processors
 from feeders import Feeder, PackedStore, get_benchmark, place_store
 from feeders.benchmarks import REPOSITORY
 from feeders.choices import Stream, Variant
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=200,
         help="raw files to prepare; default: %(default)s",
     )
-    add("--jobs", type=count, default=len(os.sched_getaffinity(0)), help="processes; default: one per processor")
+    add("--jobs", type=count, default=processors(), help="processes; default: one per processor")
     add("--store_clips", type=count, default=40_000, help="clips of the store that trains; default: %(default)s")
     add("--batch", type=count, default=64, help="clips of a batch; default: %(default)s")
     add("--batches", type=count, default=100, help="batches per turn of the feeder; default: %(default)s")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from common.arguments import count, duration
+from common.arguments import count, duration, share
 from model import list_encoders
 from model.evaluation import Evaluation
 from tools.benchmark.encoder import CLIPS, example
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoders", nargs="+", default=list_encoders(), metavar="NAME", help="default: all")
     parser.add_argument("--batch", type=count, default=20, help="clips of a batch; default: %(default)s")
     parser.add_argument(
-        "--absent", type=float, default=0.8, help="share of clips without a second person; default: %(default)s"
+        "--absent", type=share, default=0.8, help="share of clips without a second person; default: %(default)s"
     )
     parser.add_argument("--rounds", type=count, default=5, help="turns that each side has; medians are reported")
     parser.add_argument("--seconds", type=duration, default=0.3, help="at least so long per turn; default: %(default)s")
