@@ -17,7 +17,7 @@ OnBadClip = Literal["error", "skip"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """The sides of a benchmark."""
 PARTS: tuple[Part, ...] = get_args(Part)
-"""What a feeder can feed: the training side may be parted for validation."""
+"""What a feeder can feed: the training side may be split for validation."""
 STREAMS: tuple[str, ...] = get_args(Stream)
 VARIANTS: tuple[str, ...] = get_args(Variant)
 TRANSFORMS: tuple[str, ...] = get_args(Transforms)

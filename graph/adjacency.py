@@ -33,10 +33,10 @@ def root_partition(skeleton: Skeleton) -> NDArray[np.float32]:
     """The three matrices of ST-GCN's spatial configuration as its code has them, shape (3, V, V), float32.
 
     A link from joint i to joint j sets row i, column j. All links in both directions and each joint's to itself are
-    divided by the sums of their columns, and then parted: joints to themselves, all others, and those that lead away
-    from the root. Distances end at 1 in that code, so the last are the links from the root to its neighbours, and from
-    these outwards; beyond them both directions of a bone count as the same. (The paper names the parts the other way
-    round and measures whole distances from the body's centre.)
+    divided by the sums of their columns, and then partitioned: joints to themselves, all others, and those that lead
+    away from the root. Distances end at 1 in that code, so the last are the links from the root to its neighbours, and
+    from these outwards; beyond them both directions of a bone count as the same. (The paper names the parts the other
+    way round and measures whole distances from the body's centre.)
     """
     links = np.eye(skeleton.num_joints)
     for child, parent in skeleton.edges:

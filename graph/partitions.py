@@ -58,7 +58,7 @@ def joint_groups(skeleton: Skeleton, partition: Partition = "published") -> tupl
         skeleton: the joints; one with the joints of a built-in skeleton counts as that one, whatever its bones.
         partition: `published`, the partition that Hyperformer was published with, for its joint and joint motion
             streams; `published_bone`, for its bone streams; `parts`, the body parts that the skeleton lists. A skeleton
-            that nothing was published for is always parted by its parts.
+            that nothing was published for is always partitioned by its parts.
 
     Raises SkeletonError when the partition is none of these, or it needs parts and some joints belong to none.
     """

@@ -6,13 +6,16 @@ docs/recipes.md         what each configuration trains with, and how that compar
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 
+from common.arguments import Parser
+from common.front_door import run_command
 from common.yaml_files import read_yaml
 from engine.config import resolve
 from engine.schema import RunConfig, flatten
@@ -56,27 +59,27 @@ HEAD = """\
 # Recipes
 
 `python tools/write_pages.py` makes this page from the configurations and from
-[published_recipes.yaml](published_recipes.yaml), which holds what is known of the published ones.
+[published_recipes.yaml](published_recipes.yaml), which holds what is known about the published ones.
 
 ## What the configurations train with
 
 Momentum of SGD is 0.9 with Nesterov. "Steps" are the epochs, counted from 0, from which the rate is multiplied by the
-factor; the warm-up is linear. "Cosine to" is the fraction of the rate that half a cosine after the warm-up ends at.
-"Precision" is that of the authors: `optim.amp: auto` uses it on CUDA and trains in float32 on the CPU. In the variant
+factor; the warm-up is linear. "Cosine to" is the fraction of the rate at which half a cosine after the warm-up ends.
+"Precision" is the authors': `optim.amp: auto` uses it on CUDA and trains in float32 on the CPU. In the variant
 `centred`, joint and bone streams are relative to the root joint, which keeps its trajectory. A CSRE run has the recipe
-of its encoder; rows `+ CSRE` stand where it differs.
+of its encoder; where it differs, there is a row `+ CSRE`.
 
 """
 SOURCES = """\
 
 ## Sources, and what no setting expresses
 
-In all published repositories but HCN's, every data-loading worker draws the same augmentation in each epoch. That is
-deliberately not reproduced: here every visit of a clip draws again.
+In all published repositories but HCN's, every data-loading worker draws the same augmentation in each epoch. This is
+deliberately not reproduced: here every visit to a clip draws anew.
 """
 COMPARISON = """\
 
-## Where they equal the published ones
+## Where those of the CSRE paper's benchmarks equal the published ones
 
 | benchmark | encoder | recipe equals the published one in | differs in | not published |
 |---|---|---|---|---|
@@ -96,8 +99,12 @@ class Recipe(NamedTuple):
         return self.encoder.replace("+csre", " + CSRE")
 
 
-def main() -> None:
-    """Write both pages."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 done, 2 refused with a line on stderr."""
+    return run_command("tools/write_pages.py", lambda: _write(_parser().parse(argv)))
+
+
+def _write(_: argparse.Namespace) -> None:
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(REPOSITORY))
@@ -225,5 +232,9 @@ def _shown(value: Any) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _parser() -> Parser:
+    return Parser(prog="tools/write_pages.py", description=__doc__)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
