@@ -1,1 +1,1 @@
-"""What every room may use: errors that users see, the hint to the nearest word, strict YAML, files written whole."""
+"""What every package may use: errors that users see, the hint to the nearest word, strict YAML, files written whole."""

@@ -1,4 +1,4 @@
-"""docs/architecture.md: imports point one way only, and every room that the page names exists."""
+"""docs/architecture.md: imports point one way only, and every package that the page names exists."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MAY_IMPORT = {
     "fusion": {"common", "graph", "feeders"},
     "engine": {"common", "graph", "feeders", "model", "heads", "fusion"},
 }
-"""Per room, the rooms that it may import from, beside itself; main.py, ensemble.py, data and tools may import all."""
+"""What each package may import from besides itself; main.py, ensemble.py, data and tools may import all."""
 DOORS = {"main", "ensemble", "data", "tools"}
-"""What nothing in a room may import."""
+"""What nothing in a package may import."""
 
 
 def imports_of(path: Path) -> set[str]:
@@ -39,10 +39,10 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_point_one_way(room):
-    forbidden = (MAY_IMPORT.keys() | DOORS | {"tests"}) - MAY_IMPORT[room] - {room}
-    files = sorted((REPOSITORY / room).rglob("*.py"))
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package):
+    forbidden = (MAY_IMPORT.keys() | DOORS | {"tests"}) - MAY_IMPORT[package] - {package}
+    files = sorted((REPOSITORY / package).rglob("*.py"))
     assert files
     wrong = {str(path.relative_to(REPOSITORY)): sorted(imports_of(path) & forbidden) for path in files}
     assert {path: names for path, names in wrong.items() if names} == {}
@@ -51,8 +51,8 @@ def test_imports_point_one_way(room):
 def test_no_modules_import_each_other_in_a_circle():
     modules = {
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path
-        for room in MAY_IMPORT
-        for path in (REPOSITORY / room).rglob("*.py")
+        for package in MAY_IMPORT
+        for path in (REPOSITORY / package).rglob("*.py")
         if path.name != "__init__.py"  # a package's front door knows its modules
     }
     imports = {
@@ -75,8 +75,8 @@ def test_csre_needs_torch_alone():
 
 
 def test_nothing_imports_a_front_door():
-    for room in ("tools", "data"):
-        for path in (REPOSITORY / room).rglob("*.py"):
+    for package in ("tools", "data"):
+        for path in (REPOSITORY / package).rglob("*.py"):
             assert not imports_of(path) & {"main", "ensemble"}, path
 
 
@@ -90,19 +90,21 @@ def test_the_engine_knows_no_head_by_name():
             assert not words & HEADS.keys(), path
 
 
-def test_the_page_shows_every_room_and_only_rooms():
-    rooms = set(re.findall(r"^\| `(\w+)/` \|", section(PAGE, "Rooms"), flags=re.MULTILINE))
-    assert rooms == MAY_IMPORT.keys() | {"data", "tools", "config", "tests"}
-    assert all((REPOSITORY / room).is_dir() for room in rooms)
+def test_the_page_shows_every_folder_and_only_folders():
+    folders = set(re.findall(r"^\| `(\w+)/` \|", section(PAGE, "Folders"), flags=re.MULTILINE))
+    assert folders == MAY_IMPORT.keys() | {"data", "tools", "config", "tests"}
+    assert all((REPOSITORY / folder).is_dir() for folder in folders)
 
 
 def test_the_drawing_has_the_arrows_of_the_code():
     drawn = set(re.findall(r"^  (\w+) --> (\w+)$", PAGE, flags=re.MULTILINE))
-    reachable = {room: {right for left, right in drawn if left == room} for room in MAY_IMPORT}
+    reachable = {package: {right for left, right in drawn if left == package} for package in MAY_IMPORT}
     for _ in MAY_IMPORT:
-        reachable = {room: set().union(near, *(reachable[far] for far in near)) for room, near in reachable.items()}
-    for room, allowed in MAY_IMPORT.items():
-        assert allowed <= reachable[room], room
+        reachable = {
+            package: set().union(near, *(reachable[far] for far in near)) for package, near in reachable.items()
+        }
+    for package, allowed in MAY_IMPORT.items():
+        assert allowed <= reachable[package], package
     assert all(right in MAY_IMPORT[left] for left, right in drawn if left in MAY_IMPORT)
 
 
