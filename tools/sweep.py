@@ -12,7 +12,7 @@ GRID.yaml holds the same words, so that a sweep can be repeated:
     name: "{name}_t{csre.temperature}_s{seed}"  # {name}: that of the configuration file; a list is written a+b
 
 Finished cells are skipped, unfinished ones resumed, failed ones named with their last line at the end. More
-optim.epochs continue finished runs; a finished run with any other setting changed is refused.
+optim.epochs or another optim.patience continue finished runs; any other change of what is computed is refused.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def cells_of(grid: dict[str, Any], place: str = COMMAND_LINE) -> list[Cell]:
 
 
 def is_trained(cell: Cell) -> bool:
-    """Whether the folder of a cell holds its finished run; False for one of fewer epochs, which can be resumed.
+    """Whether the folder of a cell holds its finished run; False for one that more epochs or another patience continue.
 
     Raises:
         SweepError: the finished run there was trained with other settings.
