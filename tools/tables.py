@@ -7,11 +7,11 @@
     python tools/tables.py --readme            # into README.md the recipes' runs, into docs/results.md the sweeps
 
 Ours is the mean over seeds, ± their standard deviation; "last" the final epoch, "best" the one with the highest
-accuracy on the same test clips, which is what most published numbers are; in runs with data.validation, the
-best on the held-out clips. The difference is ours (best) minus the paper's. Only runs of the published recipe
-count, in any precision, of each seed one: a record before a run folder. The paper's number is missing where it could
-not be verified. An empty row says which command fills it (--seed or --seeds for other seeds; tools/record.py to keep
-it in results/).
+accuracy on the same test clips, which is what most published numbers are; in runs with data.validation, the best on
+the held-out clips. The difference is ours (best) minus the paper's. Only runs of the published recipe count, in any
+precision, of each seed one: a record before a run folder. The paper's number is missing where it could not be
+verified. An empty row says which command fills it (--seed or --seeds for other seeds; tools/record.py to keep it in
+results/).
 """
 
 from __future__ import annotations
