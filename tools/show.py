@@ -26,7 +26,8 @@ from common.front_door import run_command
 from common.words import find_word
 from engine.predictor import Predictor, load_run
 from feeders import STREAMS, VARIANTS, Benchmark, ClipBatch, Feeder, PackedStore, get_benchmark, open_store
-from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip
+from feeders.feeder import ALONE
+from feeders.readers.clip_file import find_clip_files, pack_clips, read_clip, with_absent_person
 from fusion.scores import load_scores
 from graph import get_skeleton
 from tools.explain import contributions, load_csre
@@ -195,10 +196,15 @@ def _chosen(store: PackedStore, classes: Sequence[str], names: Sequence[str], pi
         if not 0 <= pick < len(members):
             raise ShowError(f"--pick {pick}: class {name!r} has {len(members)} clips, counted from 0")
         index = int(members[pick])
-        yield Clip(f"{store.class_names[labels[index]]} ({store.names[index]})", store.clip(index).numpy())
+        yield _stored(store, index)
     for name in names:
-        index = find_word(name, store.names, "--name", "clips", ShowError)
-        yield Clip(f"{store.class_names[labels[index]]} ({store.names[index]})", store.clip(index).numpy())
+        yield _stored(store, find_word(name, store.names, "--name", "clips", ShowError))
+
+
+def _stored(store: PackedStore, index: int) -> Clip:
+    alone = bool(store.metadata.get(ALONE, np.ones(len(store)))[index])
+    clip = with_absent_person(store.clip(index).numpy(), alone)
+    return Clip(f"{store.class_names[int(store.labels[index])]} ({store.names[index]})", clip)
 
 
 def _parser() -> Parser:
