@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done; 2 refused, the reason on stderr in one line; 3 stopped by numbers that are not finite;
         143 (SIGTERM) or 130 (SIGINT, Ctrl-C) stopped by a signal: the same command resumes from there; 4 another
-        process of the run had to stop and says why; 141 nobody reads the output any more.
+        process of the run had to stop and says why; 141 done, but nobody reads the output any more.
     """
     end_with_torchrun()
     # Threads that spin while they wait make training many times slower when other programs share the cores. Read when

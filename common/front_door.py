@@ -24,22 +24,24 @@ def run_command(program: str, command: Callable[[], int | None], interrupted: st
 
     Returns:
         What the command returns, or 0; 2 refused, by the command or by the system (no permission, disk full); the code
-        of another UserError; 130 Ctrl-C; 141 nobody reads the output any more, as after `| head`.
+        of another UserError; 130 Ctrl-C; 141 done, but nobody reads the output any more, as after `| head`.
     """
     try:
         code = command() or 0
         sys.stdout.flush()
-        return code
     except UserError as error:
-        return _report(program, "" if error.silent else str(error), error.exit_code)
+        code = _report(program, "" if error.silent else str(error), error.exit_code)
     except BrokenPipeError:
-        # What is left in the buffer has nowhere to go, which Python would report at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE, as the shell has it
+        code = 141  # 128 + SIGPIPE, as the shell has it
     except OSError as error:
-        return _report(program, f"{error.filename or 'the system'}: {reason_of(error)}", 2)
+        code = _report(program, f"{error.filename or 'the system'}: {reason_of(error)}", 2)
     except KeyboardInterrupt:
-        return _report(program, interrupted, 130)
+        code = _report(program, interrupted, 130)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is left in the buffer has nowhere to go, which Python would report at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def end_with_torchrun() -> None:

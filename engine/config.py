@@ -230,7 +230,8 @@ def _dotted(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _merge(settings: Settings, layer: Settings) -> None:
-    """Lay settings over those so far: mappings are merged, lists replaced, `null` restores the default."""
+    """Lay settings over those so far: mappings are merged, lists replaced, `null` restores the default where it is not
+    a value of its own."""
     for key, (value, origin) in layer.items():
         owner = _owner(key)
         if owner is None:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from feeders.benchmarks import benchmark_name
 from feeders.feeder import Feeder
 from fusion.scores import Scores, load_scores, save_scores
 from heads.registry import head_names
-from model import Encoder, load_weights_file
+from model import Encoder, WeightsError, load_weights_file
 from model.evaluation import Evaluation
 
 
@@ -268,8 +269,10 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
         path = user_path(run.config.weights)
         try:
             content = load_checkpoint(path)
-        except ForeignFileError:  # the import of weights judges it
-            settings = settings_in(path)
+        except ForeignFileError:
+            settings = None
+            with suppress(WeightsError):  # the import of weights judges the file
+                settings = settings_in(path)
             if settings is not None:
                 _check_match(run, path, settings)
             return [StoredWeights("test", path, None, settings)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,7 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
     figures, classes = folder.path / "figures", run.test_clips.class_names
     title, results = describe(run), _results(run, outcome)
     for selection, (_, accuracy) in outcome.items():
-        text = io.StringIO()
-        rows = [[name, *row] for name, row in zip(classes, accuracy.confusion.tolist(), strict=True)]
-        csv.writer(text, lineterminator="\n").writerows([["true \\ predicted", *classes], *rows])
-        folder.write_text(f"confusion_{selection}.csv", text.getvalue())
+        folder.write_text(f"confusion_{selection}.csv", confusion_as_csv(classes, accuracy.confusion))
     log.say(table_of(run, outcome))
     if run.config.log.figures:
         for selection, (epoch, accuracy) in outcome.items():
@@ -40,8 +38,8 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
             draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
         if records := read_records(folder.metrics):
             draw_curves(records, title, figures / "curves.png")
-    for path in (folder.path / "tsne.npz", figures / "tsne.png"):
-        path.unlink(missing_ok=True)  # of other weights, where this report has none
+    for path in (*folder.path.glob("tsne.npz"), *figures.glob("tsne.*")):
+        path.unlink()  # of other weights, where this report has none
     if run.config.log.tsne_clips:
         selection = "last" if "last" in outcome else "test"  # what the encoder holds
         epoch, accuracy = outcome[selection]
@@ -51,6 +49,15 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
     write_page(folder.path, results)
     folder.write_json("results.json", results)
     log.say(f"everything of this run is in {folder.path}; open {PAGE} there first")
+
+
+def confusion_as_csv(classes: Sequence[str], confusion: np.ndarray) -> str:
+    """A line of names (in quotes), and for each class its name and the counts (K, K) of clips taken for each."""
+    text = io.StringIO()
+    rows = [[name, *row] for name, row in zip(classes, confusion.tolist(), strict=True)]
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows([["true \\ predicted", *classes], *rows])
+    return text.getvalue()
 
 
 def describe(run: Experiment) -> str:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from common.files import user_path
-from engine.checkpoint import load_checkpoint, name_also, remove_unfinished
+from engine.checkpoint import load_checkpoint, remove_unfinished
 from engine.config import Resolved
 from engine.errors import ForeignFileError, RunError
 from engine.evaluate import Outcome, read_outcome, restore_scores, stored_weights, test_weights
@@ -15,7 +15,7 @@ from engine.logs import Log, RunLog, SilentLog
 from engine.processes import Processes, join_processes
 from engine.report import describe, report
 from engine.run_folder import FolderLock, RunFolder
-from engine.state import newest_intact, resume, seed_rank
+from engine.state import name_last, newest_intact, resume, seed_rank
 from engine.train import train
 from model import load_weights_file
 
@@ -40,12 +40,12 @@ def _train(resolved: Resolved, ranks: Processes) -> None:
     lock = ranks.together(lambda: FolderLock(folder.path) if ranks.first and folder.path.exists() else None)
     resumed, lines = _resume_or_start(experiment)
     lock, moved = ranks.together(lambda: _prepare_folder(experiment, resolved, lock) if ranks.first else (None, []))
-    if ranks.first and resumed not in (None, folder.last) and resumed.parent == folder.last.parent:
-        name_also(resumed, folder.last)  # what was there is damaged, or older
     counters = experiment.counters
     with _log_of(ranks, folder, counters.trained, counters.tested, counters.step) as log:
         for line in [_opening(experiment), *experiment.remarks, *lines, *moved]:
             log.say(line)
+        if resumed is not None:
+            name_last(experiment, resumed, log)
         train(experiment, log)
         restore_scores(experiment, log)
         if ranks.first:

@@ -63,6 +63,14 @@ def name_best(run: Experiment, log: Log) -> bool:
     return run.ranks.gather(not run.ranks.first or _name_also(run.folder.last, run.folder.best, log))[0]
 
 
+def name_last(run: Experiment, path: Path, log: Log) -> None:
+    """Let the checkpoint of this run that it resumed from be `last` again, where that one is damaged or older."""
+    last = run.folder.last
+    of_this_run = path.resolve().parent == last.resolve().parent
+    if run.ranks.first and of_this_run and not (last.exists() and path.samefile(last)):
+        _name_also(path, last, log)
+
+
 def _name_also(path: Path, name: Path, log: Log) -> bool:
     try:
         name_also(path, name)

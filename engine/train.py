@@ -79,6 +79,8 @@ def train(run: Experiment, log: Log) -> None:
                 if epoch < config.optim.epochs:
                     since = f"no epoch since {counters.best_epoch} was better on the held-out clips"
                     log.say(f"training ends after epoch {epoch}: {since} (optim.patience)")
+    if saved and not counters.best_epoch and name_best(run, log):
+        counters.best_epoch = counters.tested  # the disk refused every epoch before: of those it kept, this is the best
     if not saved:
         raise RunError(
             f"{run.folder.path}: the run is complete, but its last checkpoint could not be written; free some space "

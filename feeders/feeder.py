@@ -231,6 +231,6 @@ def _copied(store: PackedStore, benchmark: Benchmark, second_person: SecondPerso
     if second_person is None:
         return None
     raise DataError(
-        f"data.second_person: copy needs the column {ALONE} in the data, which stores of data/prepare_ntu.py have; "
-        "set it to zero, or leave it at null"
+        f"data.second_person: copy needs the column {ALONE} in the data, which stores of data/prepare_ntu.py "
+        "and the arrays of NTU120 have; set it to zero, or leave it at null"
     )

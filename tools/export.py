@@ -60,7 +60,8 @@ def export(options: argparse.Namespace) -> Path:
         ExportError: see there.
     """
     predictor = load_run(options.run, options.epoch)
-    path = options.output or Path(f"{options.run.resolve().name.removesuffix('.pt')}{SUFFIXES[options.format]}")
+    name = options.run.resolve().name.removesuffix(".pt") + ("_published" if options.names == "published" else "")
+    path = options.output or Path(f"{name}{SUFFIXES[options.format]}")
     if path.suffix != SUFFIXES[options.format]:
         raise ExportError(f"--output {path}: files of --format {options.format} end in {SUFFIXES[options.format]}")
     if options.names == "published" and options.format != "state_dict":

@@ -302,7 +302,7 @@ def _classes(folder: Path) -> dict[str, list[int]]:
         results = read_json(folder / "results.json")[selection]["per_class"]
         confusion = (folder / f"confusion_{selection}.csv").read_text(encoding="utf-8").splitlines()[1:]
         for index, (name, row) in enumerate(zip(results, confusion, strict=True)):
-            cells = [int(cell) for cell in row.rpartition('",')[2].split(",")]
+            cells = [int(cell) for cell in row.rsplit(",", len(results))[1:]]
             counts.setdefault(name, [sum(cells)]).append(cells[index])
     return counts
 

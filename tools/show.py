@@ -202,7 +202,7 @@ def _chosen(store: PackedStore, classes: Sequence[str], names: Sequence[str], pi
 
 
 def _stored(store: PackedStore, index: int) -> Clip:
-    alone = bool(store.metadata.get(ALONE, np.ones(len(store)))[index])
+    alone = store.metadata[ALONE][index] == 1 if ALONE in store.metadata else int(store.persons.max()) == 1
     clip = with_absent_person(store.clip(index).numpy(), alone)
     return Clip(f"{store.class_names[int(store.labels[index])]} ({store.names[index]})", clip)
 

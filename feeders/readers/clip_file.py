@@ -118,16 +118,17 @@ def pack_clips(
 ) -> PackedStore:
     """A store of loose clips (T, M, V, 3) that a `Feeder` of this benchmark takes for one side; their labels are 0.
 
-    A clip of one person is that of a lone actor.
+    A clip of one person is that of a lone actor. Absent persons beyond those of the benchmark are dropped.
 
     Raises `DataError`, naming the clip, when its joints or persons are not the benchmark's, or it holds pixels.
     """
-    skeleton = get_skeleton(benchmark.skeleton)
+    skeleton, most = get_skeleton(benchmark.skeleton), benchmark.num_persons
+    clips = [clip if clip[:, most:].any() else clip[:, :most] for clip in clips]
     for name, clip in zip(names, clips, strict=True):
         if clip.shape[2] != skeleton.num_joints:
             raise DataError(f"{name}: {clip.shape[2]} joints; benchmark {benchmark.name} has {skeleton.num_joints}")
-        if clip.shape[1] > benchmark.num_persons:
-            raise DataError(f"{name}: {clip.shape[1]} persons; benchmark {benchmark.name} has {benchmark.num_persons}")
+        if clip.shape[1] > most:
+            raise DataError(f"{name}: {clip.shape[1]} persons; benchmark {benchmark.name} has {most}")
         if benchmark.transforms == "2d" and (reason := fault_of_keypoints(clip)):
             raise DataError(f"{name}: {reason}")
     return PackedStore.from_clips(

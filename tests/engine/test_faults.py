@@ -242,6 +242,21 @@ def test_the_best_epoch_is_one_whose_weights_could_be_kept(call, run_folder, mon
     assert results["best"]["epoch"] == best["epoch"] == load_scores(run_folder / "scores_best.npz").epoch == 3
 
 
+def test_without_any_better_epoch_kept_the_last_one_is_the_best(call, run_folder, monkeypatch):
+    give_name, refusals = engine.state.name_also, [RunError("best.pt: cannot be written")]
+
+    def name_also(path: Path, name: Path) -> None:
+        if name.name == "best.pt" and refusals:
+            raise refusals.pop()
+        give_name(path, name)
+
+    monkeypatch.setattr(engine.state, "name_also", name_also)
+    for _ in range(2):  # the second time the run is complete
+        assert call("--optim.epochs", "2", "--log.test_every", "2").code == 0
+        assert json.loads((run_folder / "results.json").read_text())["best"]["epoch"] == 2
+        assert load_checkpoint(run_folder / "checkpoints/best.pt")["epoch"] == 2
+
+
 def accuracies_by_epoch(monkeypatch: pytest.MonkeyPatch, *top1: float) -> None:
     """Let the tests of a run seem to have these accuracies."""
 

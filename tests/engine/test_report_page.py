@@ -6,8 +6,10 @@ import base64
 import json
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from engine.report import confusion_as_csv
 from engine.report_page import PAGE, write_page
 
 
@@ -75,9 +77,7 @@ def page_of(tmp_path, settings: str = "", outcome: tuple[str, ...] = ("last", "b
         if selection in outcome
     }
     for selection, rows in counts.items():
-        cells = ["true \\ predicted", *names], *([name, *row] for name, row in zip(names, rows, strict=True))
-        lines = [",".join('"' + str(cell).replace('"', '""') + '"' for cell in row) for row in cells]
-        (tmp_path / f"confusion_{selection}.csv").write_text("\n".join(lines) + "\n")
+        (tmp_path / f"confusion_{selection}.csv").write_text(confusion_as_csv(names, np.array(rows)))
     facts = {"benchmark": "mine", "encoder": "ctrgcn", "heads": ["csre"], "stream": "bone", "test_clips": 20}
     environment = {"command": ["main.py", "--config", "my run.yaml"], "torch": "2.13.0", "threads": 2}
     (tmp_path / "environment.json").write_text(json.dumps(environment))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
+import torch
 
 import engine.state
 from engine.checkpoint import load_checkpoint
@@ -80,6 +83,13 @@ def test_exported_weights_say_what_they_are_of(call, run_folder, tmp_path):
     assert "was trained with data.stream=joint" in refused.err
     assert call(*testing).code == 0
     assert load_scores(run_folder.with_name("other") / "test/scores_test.npz").heads == "csre"
+
+
+def test_a_file_with_more_than_tensors_says_how_to_save_it(call, tmp_path):
+    torch.save({"state_dict": {}, "when": datetime.date(2025, 1, 1)}, tmp_path / "theirs.pt")
+    done = call("--phase", "test", "--weights", str(tmp_path / "theirs.pt"))
+    assert done.code == 2
+    assert "save the state dict alone" in done.err
 
 
 def test_weights_within_an_epoch_say_so(call, run_folder, monkeypatch):

@@ -169,9 +169,12 @@ def test_no_file_is_overwritten(tmp_path, monkeypatch, capsys):
     checkpoints = tmp_path / "run" / "checkpoints"
     before = (checkpoints / "best.pt").read_bytes()
     monkeypatch.chdir(checkpoints)  # the default name of the file is that of the checkpoint
-    assert export.main(["--run", "best.pt", "--format", "state_dict"]) == 2
+    words = ["--run", "best.pt", "--format", "state_dict"]
+    assert export.main(words) == 2
     assert "best.pt: exists already" in capsys.readouterr().err
     assert (checkpoints / "best.pt").read_bytes() == before
+    assert export.main([*words, "--output", "other.pt"]) == 0
+    assert export.main([*words, "--output", "other.pt"]) == 2
 
 
 def test_published_names_belong_to_a_state_dict(tmp_path, capsys):

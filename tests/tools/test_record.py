@@ -13,6 +13,7 @@ import torch
 import main as main_program
 from engine.checkpoint import save_checkpoint
 from engine.config import resolve
+from engine.report import confusion_as_csv
 from engine.schema import leaves
 from fusion.scores import Scores, save_scores
 from tools.record import main
@@ -44,9 +45,9 @@ def write_run(tmp_path, *words: str, name="hcn_csre_joint_s3", stream="joint"):
     (folder / "results.json").write_text(
         json.dumps({"benchmark": "nw-ucla", "last": results, "best": {**results, "epoch": 2, "top1": 100.0}})
     )
-    names = 'true \\ predicted,"sit down","say "hi", twice"\n'
-    (folder / "confusion_last.csv").write_text(names + '"sit down",2,1\n"say "hi", twice",0,1\n')
-    (folder / "confusion_best.csv").write_text(names + '"sit down",3,0\n"say "hi", twice",0,1\n')
+    for selection, correct in (("last", 2), ("best", 3)):
+        confusion = np.array([[correct, 3 - correct], [0, 1]])
+        (folder / f"confusion_{selection}.csv").write_text(confusion_as_csv(list(results["per_class"]), confusion))
     lines = [{"kind": "train", "epoch": epoch, "peak_memory_mb": 100.0 + epoch} for epoch in (1, 2, 3)]
     lines += [{"kind": "test", "epoch": epoch, "top1": top1} for epoch, top1 in ((1, 50.0), (2, 100.0), (3, 75.0))]
     (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from common.colours import BLUE, ORANGE
 from csre import CSRE
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.predictor import load_run
-from feeders import Feeder, get_benchmark, open_store
+from feeders import Feeder, PackedStore, get_benchmark, open_store
 from feeders.demo.generator import generate_demo
+from feeders.feeder import ALONE
 from fusion.scores import Scores, save_scores
 from graph import get_skeleton
 from tests.tools.untrained import untrained_run
@@ -153,6 +155,19 @@ def test_two_classes_of_a_benchmark_side_by_side(demo, tmp_path):
     assert show.main([*words, "--output", str(tmp_path / "x.html")]) == 0
     titles = [clip["title"] for clip in content_of(tmp_path / "x.html")["clips"]]
     assert [title.partition(" (")[0] for title in titles] == ["drink", "phone call"]
+
+
+@pytest.mark.parametrize(("alone", "copied"), [([1, 0, 0], True), ([0, 0, 0], False), (None, False)])
+def test_only_a_lone_actor_of_a_data_set_is_copied(monkeypatch, tmp_path, alone, copied):
+    clips = [np.random.default_rng(0).normal(size=(9, persons, 25, 3)) for persons in (1, 1, 2)]
+    names, marks = ["a", "b", "c"], {} if alone is None else {ALONE: alone}
+    benchmark = get_benchmark("ntu120-xsub")
+    store = PackedStore.from_clips(clips, [0] * 3, names, benchmark.class_names, "ntu", marks)
+    monkeypatch.setattr(show, "open_store", lambda *_: SimpleNamespace(store=store))
+    words = ["--benchmark", "ntu120-xsub", "--name", "a", "--view", "test", "--output", str(tmp_path / "x.html")]
+    assert show.main(words) == 0
+    (clip,) = content_of(tmp_path / "x.html")["clips"]
+    assert {second is not None for _, second in clip["frames"]} == {copied}
 
 
 def test_nw_ucla_clip_is_recognised(shared, tmp_path):

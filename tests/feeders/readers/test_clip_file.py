@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,13 @@ def test_only_a_lone_actor_is_copied(tmp_path, tracks, copied, second):
     assert x[..., 0].any()
     assert bool(x[..., 1].any()) == second
     assert torch.equal(x[..., 0], x[..., 1]) == copied
+
+
+@pytest.mark.parametrize("tracks", [LONE, FOLLOWING])
+def test_an_absent_person_is_none_too_many(tmp_path, tracks):
+    path = tmp_path / "S001C001P001R001A001.skeleton"
+    path.write_bytes(text_of(frames_of(*tracks)))
+    assert pack_clips([read_clip(path)], ["clip"], replace(get_benchmark("ntu60-xsub"), num_persons=1)).persons == 1
 
 
 def test_persons_behind_the_last_one_there_are_dropped():
