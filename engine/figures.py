@@ -247,7 +247,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) ->
             axes.set_yscale("log" if heading == GRADIENTS and axes.lines else "linear")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             if len(lines) > 1 and axes.lines:
-                axes.legend(loc="lower right")
+                axes.legend(loc="best")
         for axes in grid.flat[len(panels) :]:
             axes.axis("off")
 
