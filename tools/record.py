@@ -43,8 +43,9 @@ from tools.tables import formatted
 WEIGHTS = REPOSITORY / "weights"
 PAGE = """# Weights
 
-Encoders of finished full-length runs after their **last epoch**, without training heads, stored in float16. Top-1 in
-percent; the best epoch was chosen on these same test clips, is given for comparison only and is not in the files.
+Encoders of finished full-length runs after their **last epoch**, without training heads, stored in float16 (a tensor
+beyond its range in float32). Top-1 in percent; the best epoch was chosen on these same test clips, is given for
+comparison only and is not in the files.
 
 {table}
 
@@ -112,7 +113,9 @@ def ensemble_record(fusion: dict[str, Any]) -> Record:
 
 
 def ship(folders: Sequence[Path], results: Path = RESULTS, weights: Path = WEIGHTS) -> None:
-    """Write the encoder of recorded runs (last epoch, float16, tensors alone), and the page that lists all of them.
+    """Write the encoder of recorded runs, and the page that lists all of them.
+
+    The weights are those of the last epoch: tensors alone, float16 where all of a tensor is in its range.
 
     Raises:
         RecordError: a run without a record, or whose record is of another training.
@@ -130,7 +133,9 @@ def ship(folders: Sequence[Path], results: Path = RESULTS, weights: Path = WEIGH
         if record_of(folder, record["config"])["curve"] != record["curve"]:
             raise RecordError(f"{source}: of another training than {folder}; record this one under a name of its own")
         state = load_checkpoint(folder / "checkpoints" / "last.pt")["encoder"]
-        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        halves = {name: tensor.half() for name, tensor in state.items() if tensor.is_floating_point()}
+        # Statistics of batch normalisation can be beyond the range of float16.
+        state |= {name: half for name, half in halves.items() if half.isfinite().all()}
         file = weights / record["benchmark"] / f"{record['name']}.pt"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, partial(torch.save, state))

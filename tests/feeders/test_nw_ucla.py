@@ -247,7 +247,7 @@ def test_a_store_of_another_benchmark_is_refused(make_store, tmp_path):
 def test_a_store_without_the_column_of_the_split_is_refused(tmp_path):
     clips = [np.random.default_rng(0).normal(0, 1, (4, 1, 20, 3))]
     PackedStore.from_clips(clips, [0], ["a"], [str(i) for i in range(10)], "nw-ucla").save(tmp_path / "bare.h5")
-    with pytest.raises(DataError, match="no camera of their clips"):
+    with pytest.raises(DataError, match="no column 'camera'"):
         open_store(BENCHMARK, tmp_path / "bare.h5")
 
 

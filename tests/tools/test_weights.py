@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.config import resolve
 from engine.evaluate import predict
 from engine.predictor import load_run
@@ -87,10 +88,19 @@ def test_weights_of_another_training_than_the_recorded_one_are_refused(tmp_path,
 
 def test_the_weights_of_recorded_runs_and_their_page(tmp_path, places):
     folder, (results, weights) = write_run(tmp_path), places
+    last = folder / "checkpoints/last.pt"
+    content = load_checkpoint(last)
+    tensors = {"weight": torch.ones(2), "running_var": torch.tensor([1.0, 7e4]), "steps": torch.tensor(2**40)}
+    save_checkpoint(last, content | {"encoder": tensors})
     assert main([str(folder), "--results", str(results)]) == 0
     ship([folder], results, weights)
     state = torch.load(weights / f"nw-ucla/{folder.name}.pt", weights_only=True)
-    assert state["weight"].dtype == torch.float16
+    assert {name: tensor.dtype for name, tensor in state.items()} == {
+        "weight": torch.float16,
+        "running_var": torch.float32,
+        "steps": torch.int64,
+    }
+    assert all(torch.equal(tensor.to(tensors[name].dtype), tensors[name]) for name, tensor in state.items())
     assert (weights / "README.md").read_text() == weights_page(results, weights)
     assert f"| 75.00 | 100.00 (epoch 2) | 3 | [{folder.name}.pt]" in weights_page(results, weights)
 

@@ -35,7 +35,8 @@ def untrained_run(folder: Path, seed: int = 0, **settings: Any) -> Encoder:
             torch.nn.init.uniform_(layer.running_var, 0.5, 2)
             torch.nn.init.uniform_(layer.weight, 0.5, 1)
     (folder / "checkpoints").mkdir(parents=True)
-    content = {"encoder": encoder.state_dict(), "epoch": 1, "config": values, "data": {}, "graph": "", "training": {}}
+    content = {"encoder": encoder.state_dict(), "epoch": 1, "config": values, "data": {}, "graph": ""}
+    content["training"] = {"counters": {"step": 0}}
     for name in ("best", "last"):
         save_checkpoint(folder / "checkpoints" / f"{name}.pt", content)
     return encoder.eval()
