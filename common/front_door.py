@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from common.errors import UserError, reason_of
 
+UNREAD = 128 + 13
+"""The exit code of a command whose output nobody reads any more: that of a process which SIGPIPE ends in the shell."""
 _PARENT = os.getppid()
 
 
@@ -28,19 +30,22 @@ def run_command(program: str, command: Callable[[], int | None], interrupted: st
     """
     try:
         code = command() or 0
-        sys.stdout.flush()
     except UserError as error:
         code = _report(program, "" if error.silent else str(error), error.exit_code)
     except BrokenPipeError:
-        code = 141  # 128 + SIGPIPE, as the shell has it
+        code = UNREAD
     except OSError as error:
         code = _report(program, f"{error.filename or 'the system'}: {reason_of(error)}", 2)
     except KeyboardInterrupt:
         code = _report(program, interrupted, 130)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # what is left in the buffer has nowhere to go, which Python would report at exit
+    except OSError as error:
+        # What is left in the buffer has nowhere to go, which Python would report at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or UNREAD
+        return code or _report(program, f"the system: {reason_of(error)}", 2)
     return code
 
 

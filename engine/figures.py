@@ -186,6 +186,13 @@ def draw_per_class(accuracy: Accuracy, classes: Sequence[str], title: str, path:
         row[0].grid(False, axis="y")
 
 
+def title_of_weights(selection: str, epoch: int | None) -> str:
+    """What figures call the weights that they are about: `last epoch 65`, `given weights`."""
+    if epoch is None:
+        return "given weights"
+    return f"given weights of epoch {epoch}" if selection == "test" else f"{selection} epoch {epoch}"
+
+
 def losses_of(record: Mapping[str, Any]) -> list[str]:
     """The losses in a record of a training epoch: what stands between the epoch and their sum, `loss`."""
     names = list(record)

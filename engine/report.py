@@ -12,7 +12,15 @@ from sklearn.manifold import TSNE
 
 from engine.evaluate import Accuracy, Outcome, pooled_features
 from engine.experiment import Experiment
-from engine.figures import add_to_tensorboard, confused_classes, draw_confusion, draw_curves, draw_per_class, draw_tsne
+from engine.figures import (
+    add_to_tensorboard,
+    confused_classes,
+    draw_confusion,
+    draw_curves,
+    draw_per_class,
+    draw_tsne,
+    title_of_weights,
+)
 from engine.logs import Log, read_records
 from engine.report_page import PAGE, SELECTIONS, chosen_by, write_page
 from engine.run_folder import RunFolder
@@ -33,7 +41,7 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
     log.say(table_of(run, outcome))
     if run.config.log.figures:
         for selection, (epoch, accuracy) in outcome.items():
-            heading = f"{title}, {_weights(selection, epoch)}"
+            heading = f"{title}, {title_of_weights(selection, epoch)}"
             draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
             draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
         if records := read_records(folder.metrics):
@@ -43,7 +51,7 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
     if run.config.log.tsne_clips:
         selection = "last" if "last" in outcome else "test"  # what the encoder holds
         epoch, accuracy = outcome[selection]
-        _embed(run, folder, log, accuracy, f"{title}, {_weights(selection, epoch)}")
+        _embed(run, folder, log, accuracy, f"{title}, {title_of_weights(selection, epoch)}")
     if run.config.log.figures:
         add_to_tensorboard(figures, folder.path / "tensorboard", step=run.counters.tested)
     write_page(folder.path, results)
@@ -102,13 +110,6 @@ def _results(run: Experiment, outcome: Outcome) -> dict[str, Any]:
             for selection, (epoch, accuracy) in outcome.items()
         },
     }
-
-
-def _weights(selection: str, epoch: int | None) -> str:
-    """What figures call the weights that they are about: `last epoch 65`, `given weights`."""
-    if epoch is None:
-        return "given weights"
-    return f"given weights of epoch {epoch}" if selection == "test" else f"{selection} epoch {epoch}"
 
 
 def _embed(run: Experiment, folder: RunFolder, log: Log, accuracy: Accuracy, title: str) -> None:

@@ -47,7 +47,12 @@ def head_names(settings: Mapping[str, Any]) -> list[str]:
 
 def head_titles(settings: Mapping[str, Any]) -> list[str]:
     """As `head_names`, in the words of tables, such as `CSRE`."""
-    return [HEADS[name].title if name in HEADS else name for name in head_names(settings)]
+    return [title_of_head(name) for name in head_names(settings)]
+
+
+def title_of_head(name: str) -> str:
+    """What tables call the head of a section; a user's own has the name of its class."""
+    return HEADS[name].title if name in HEADS else name
 
 
 def build_heads(sections: Mapping[str, Any], encoder: Encoder, labels: Tensor) -> dict[str, TrainingHead]:

@@ -22,12 +22,20 @@ from common.files import user_path
 from common.front_door import run_command
 from common.words import find_word
 from engine.evaluate import measure
-from engine.figures import FEW, confused_classes, draw_confusion, draw_curves, draw_per_class, draw_tsne
+from engine.figures import (
+    FEW,
+    confused_classes,
+    draw_confusion,
+    draw_curves,
+    draw_per_class,
+    draw_tsne,
+    title_of_weights,
+)
 from engine.logs import read_records
 from engine.report_page import write_page
 from engine.run_folder import RunFolder
 from fusion.scores import load_scores
-from heads.registry import HEADS
+from heads.registry import title_of_head
 
 
 class FiguresError(UserError):
@@ -56,13 +64,13 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     if len(chosen) > FEW:
         raise FiguresError(f"--classes: {len(chosen)} given; at most {FEW} can be distinguished by colour")
     figures.mkdir(exist_ok=True)
-    heads = [HEADS[name].title if name in HEADS else name for name in results.get("heads", ())]
+    heads = map(title_of_head, results.get("heads", ()))
     title = ", ".join([" + ".join([results["encoder"], *heads]), results["stream"], results["benchmark"]])
     for selection in selections:
         scores = load_scores(folder.scores(selection))
         assert scores.labels is not None, "our own score files carry labels"
         accuracy = measure(scores.logits, scores.labels)
-        heading = f"{title}, {_weights(selection, results[selection]['epoch'])}"
+        heading = f"{title}, {title_of_weights(selection, results[selection]['epoch'])}"
         draw_confusion(accuracy, names, heading, figures / f"confusion_{selection}.png")
         draw_per_class(accuracy, names, heading, figures / f"per_class_{selection}.png")
     if records := read_records(folder.metrics):
@@ -75,12 +83,6 @@ def draw(run: Path, classes: Sequence[str]) -> None:
         raise FiguresError(f"{run}: no tsne.npz in it; test the run again with --log.tsne_clips 1000")
     write_page(run, results)
     print(figures)
-
-
-def _weights(selection: str, epoch: int | None) -> str:
-    """In the words of the run's own figures: `last epoch 65`, `given weights`, `given weights of epoch 57`."""
-    what = "given weights" if selection == "test" else selection
-    return what if epoch is None else f"{what} {'of ' if selection == 'test' else ''}epoch {epoch}"
 
 
 def _draw(options: argparse.Namespace) -> None:

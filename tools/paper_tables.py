@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from engine.schema import leaves
 from feeders.choices import STREAMS
 from fusion.weights import EQUAL
-from heads.registry import HEADS
+from heads.registry import HEADS, title_of_head
 from tools.runs import Record, RecordError, folder_of_words, settings_of_words, standard_words
 
 Table = list[list[str]]
@@ -359,8 +359,7 @@ def benchmark_title(name: str) -> str:
 
 def title_of(encoder: str, heads: Sequence[str]) -> str:
     """`CTR-GCN + CSRE`."""
-    names = [HEADS[head].title if head in HEADS else head for head in heads]
-    return " + ".join([(ENCODERS | FURTHER).get(encoder, encoder), *names])
+    return " + ".join([(ENCODERS | FURTHER).get(encoder, encoder), *map(title_of_head, heads)])
 
 
 def spread(values: Sequence[float]) -> str:

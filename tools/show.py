@@ -59,8 +59,9 @@ def show(options: argparse.Namespace) -> None:
     if (options.confused or options.explain) and not options.run:
         raise ShowError(f"{'--confused' if options.confused else '--explain'} is about a trained run; add --run RUN")
     if options.run:
+        defaults = _parser()
         for key in OF_VIEWS:
-            if getattr(options, key) != _parser().get_default(key):
+            if getattr(options, key) != defaults.get_default(key):
                 raise ShowError(f"--{key}: a run shows clips as it saw them in a test; omit --{key}, or --run")
     for path in options.output:
         if path.suffix not in WRITERS:

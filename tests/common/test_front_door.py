@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from subprocess import PIPE
 
 import pytest
@@ -64,6 +66,18 @@ sys.exit(run_command("tool.py", command))
         process.stdin.close()
         assert process.stderr.read() == ""
         assert process.wait() == 141
+
+
+def test_output_that_the_disk_refuses_is_one_line():
+    program = (
+        "import sys; from common.front_door import run_command; sys.exit(run_command('tool.py', lambda: print(1)))"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=PIPE, cwd=REPOSITORY, text=True, env=buffered
+        )
+    assert (done.returncode, done.stderr) == (2, "tool.py: the system: No space left on device\n")
 
 
 def test_bugs_are_not_hidden():

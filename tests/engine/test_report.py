@@ -57,6 +57,15 @@ def test_class_names_may_hold_whatever_text_may(call, run_folder, coarse_figures
     assert "say &quot;hi&quot;" in (run_folder / "report.html").read_text()
 
 
+def test_an_embedding_of_other_weights_does_not_stay(call, run_folder):
+    call("--optim.epochs", "1")
+    left = [run_folder / "tsne.npz", run_folder / "figures/tsne.png", run_folder / "figures/tsne.pdf"]
+    for path in left:
+        path.touch()
+    assert call("--optim.epochs", "1").code == 0
+    assert not any(path.exists() for path in left)
+
+
 def test_figures_name_the_weights_that_they_show(call, monkeypatch, coarse_figures):
     titles = {}
     monkeypatch.setattr(engine.report, "draw_tsne", lambda *rest: titles.setdefault("tsne", rest[3]))
