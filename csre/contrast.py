@@ -143,7 +143,7 @@ def compare_at_once(
     queries: Sequence[Tensor], own: Anchors, banks: Sequence[ClassSortedBank], options: ContrastOptions, draws: Draws
 ) -> Compared:
     """Compare unit rows (n, D) of every branch with its whole bank; ``own`` says where these clips stand in them."""
-    similarity = torch.stack([similarities(query, bank.rows) for query, bank in zip(queries, banks, strict=True)])
+    similarity = similarities(queries, [bank.rows for bank in banks])
     choice = choose(similarity, own, options, draws)
     return Compared(similarity.gather(-1, choice.joined().rows), choice)
 
@@ -159,12 +159,7 @@ def losses_of_queries(
 
     Collective if the banks are sharded; the backward pass is not.
     """
-
-    def summed(similarity: Tensor) -> tuple[Tensor, Tensor]:
-        losses = losses_of_choice(similarity, compared.choice, options)
-        return losses.sum(), losses
-
-    slopes, losses = torch.func.grad(summed, has_aux=True)(compared.similarity)
+    losses, slopes = losses_of_choice(*compared, options)
     rows = compared.choice.joined().rows
     gradients = [_gradient(slopes[place], rows[place], bank, ranks) for place, bank in enumerate(banks)]
     return [

@@ -38,10 +38,18 @@ def normalise_rows(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def similarities(query: Tensor, bank_rows: Tensor) -> Tensor:
-    """Cosine of every unit query (N, D) with every unit row (B, D): (N, B) in the query's dtype, without gradient."""
-    blocks = bank_rows.split(_CPU_BLOCK if query.device.type == "cpu" else _BLOCK)
-    return torch.cat([query @ block.to(query.dtype).T for block in blocks], dim=1)
+def similarities(queries: Sequence[Tensor], bank_rows: Sequence[Tensor]) -> Tensor:
+    """Cosine of every unit query (N, D) of a branch with every unit row (B, D) of its bank.
+
+    Returns:
+        (S, N, B) in the queries' dtype, without gradient.
+    """
+    found = queries[0].new_empty(len(queries), len(queries[0]), len(bank_rows[0]))
+    size = _CPU_BLOCK if found.device.type == "cpu" else _BLOCK
+    for query, rows, of_branch in zip(queries, bank_rows, found, strict=True):
+        for block, part in zip(rows.split(size), of_branch.split(size, dim=1), strict=True):
+            torch.mm(query, block.to(query.dtype).T, out=part)
+    return found
 
 
 def weighted_rows(bank_rows: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
@@ -69,8 +77,10 @@ class Cosines(NamedTuple):
     valid: Tensor
 
 
-def losses_of_choice(similarity: Tensor, choice: Choice, options: ContrastOptions) -> Tensor:
-    """The loss of every anchor, (N,); finite also for one that is not active, where it means nothing.
+def losses_of_choice(similarity: Tensor, choice: Choice, options: ContrastOptions) -> tuple[Tensor, Tensor]:
+    """The loss of every anchor, (N,), and its derivatives by its similarities, (N, K).
+
+    Both are finite also for an anchor that is not active, where they mean nothing.
 
     Args:
         similarity: (N, K) floating, finite, to the rows of ``choice.joined()``.
@@ -90,12 +100,15 @@ def losses_of_choice(similarity: Tensor, choice: Choice, options: ContrastOption
     return info_nce(positives, denominators, options.temperature, options.positive_reduction)
 
 
-def info_nce(positives: Cosines, denominators: Sequence[Cosines], temperature: float, reduction: str) -> Tensor:
-    """Loss of every anchor.
+def info_nce(
+    positives: Cosines, denominators: Sequence[Cosines], temperature: float, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """Loss of every anchor, and its derivatives.
 
     With S the cosines and tau the temperature, a positive p against the negatives K of one denominator costs
-    -log( exp(S_p/tau) / (exp(S_p/tau) + sum over k in K of exp(S_k/tau)) ). The costs are summed or averaged over the
-    positives of the anchor and averaged over its denominators.
+    -log( exp(S_p/tau) / (exp(S_p/tau) + sum over k in K of exp(S_k/tau)) ). With Z the logarithm of the sum over K,
+    that is -log sigmoid(S_p/tau - Z). The costs are summed or averaged over the positives of the anchor and averaged
+    over its denominators.
 
     Args:
         positives: (N, P).
@@ -104,15 +117,25 @@ def info_nce(positives: Cosines, denominators: Sequence[Cosines], temperature: f
         reduction: ``mean`` or ``sum`` over the positives.
 
     Returns:
-        (N,); finite also for an anchor without positives or negatives, where it means nothing.
+        The losses (N,), and their derivatives by all cosines side by side, (N, P + K + ...), 0 for what does not count.
+        Both are finite also for an anchor without positives or negatives, where they mean nothing.
     """
-    similarity = positives.values / temperature
-    costs = [
-        torch.logaddexp(similarity, _log_sum_exp(negatives, temperature)) - similarity for negatives in denominators
-    ]
-    cost = torch.stack(costs).mean(dim=0)
-    total = torch.where(positives.valid, cost, 0).sum(dim=-1)
-    return total if reduction == "sum" else total / positives.valid.sum(dim=-1).clamp(min=1)
+    weight = positives.valid.to(positives.values.dtype) / len(denominators)
+    if reduction == "mean":
+        weight = weight / positives.valid.sum(dim=-1, keepdim=True).clamp(min=1)
+    scaled = positives.values / temperature
+    losses = scaled.new_zeros(scaled.shape[:-1])
+    slopes = [torch.zeros_like(scaled)]
+    for negatives in denominators:
+        # Without any, the sum would be empty and its logarithm infinite; such an anchor is not active.
+        counted = negatives.valid | ~negatives.valid.any(dim=-1, keepdim=True)
+        logits = (negatives.values / temperature).masked_fill(~counted, -torch.inf)
+        total = logits.logsumexp(dim=-1, keepdim=True)
+        losses = losses - (weight * F.logsigmoid(scaled - total)).sum(dim=-1)
+        pull = weight * torch.sigmoid(total - scaled) / temperature
+        slopes[0] = slopes[0] - pull
+        slopes.append(pull.sum(dim=-1, keepdim=True) * (logits - total).exp())
+    return losses, torch.cat(slopes, dim=-1)
 
 
 def mean_similarities(similarity: Tensor, choice: Choice) -> dict[str, Tensor]:
@@ -137,10 +160,3 @@ def mean_over_active(per_anchor: Tensor, active: Tensor, count: Tensor) -> Tenso
     The count is that of a whole batch, of which these anchors may be a part; if it is 0, zeros, still differentiable.
     """
     return torch.where(active, per_anchor, 0).sum(dim=-1) / count.clamp(min=1)
-
-
-def _log_sum_exp(negatives: Cosines, temperature: float) -> Tensor:
-    """(N, 1): log of the sum of exp(S_k/tau) over the valid negatives."""
-    # Without any, the sum would be empty and its logarithm would send NaN backwards; such an anchor is not active.
-    counted = negatives.valid | ~negatives.valid.any(dim=-1, keepdim=True)
-    return (negatives.values / temperature).masked_fill(~counted, -torch.inf).logsumexp(dim=-1, keepdim=True)

@@ -128,7 +128,7 @@ def run_to_choice(loss_case, options):
     query = tensors["query"].clone().requires_grad_()
     unit = normalise_rows(query)
     bank.write(unit, tensors["query_labels"], tensors["index"])
-    similarity = similarities(unit, bank.rows)
+    similarity = similarities([unit], [bank.rows])[0]
     anchors = bank.anchors(unit, tensors["query_labels"], tensors["index"])
     choice = choose(similarity, anchors, options)
     if options.negatives.random:

@@ -40,7 +40,7 @@ def test_similarities_and_weighted_rows_are_products_with_the_rows(stored):
     chosen = torch.randint(0, 9000, (3, 4000))  # likewise, and rows chosen twice
     weights = torch.randn(3, 4000, dtype=torch.float64)
     query = normalise_rows(torch.randn(3, 6, dtype=torch.float64))
-    values, rows = similarities(query, bank), weighted_rows(bank, chosen, weights)
+    values, rows = similarities([query], [bank])[0], weighted_rows(bank, chosen, weights)
     torch.testing.assert_close(values, torch.einsum("nd,bd->nb", query, bank.double()), rtol=0, atol=1e-13)
     expected = torch.einsum("nk,nkd->nd", weights, bank.double()[chosen])
     torch.testing.assert_close(rows, expected, rtol=1e-12, atol=1e-12)
