@@ -24,11 +24,10 @@ from engine.errors import ForeignFileError, NonFiniteLossError, RunError
 from engine.experiment import Experiment
 from engine.logs import Log, progress
 from engine.optim import autocast, precision
-from engine.out_of_memory import batch_of
 from engine.predictor import settings_in
-from engine.processes import Processes, StopRequest
+from engine.processes import Processes, StopRequest, naming_what_is_too_large
 from engine.run_folder import RunFolder
-from engine.schema import EXECUTION_KEYS, OptimConfig, RunConfig, flatten
+from engine.schema import OptimConfig, RunConfig, flatten, in_effect
 from engine.state import changed_data
 from feeders.benchmarks import benchmark_name
 from feeders.feeder import Feeder
@@ -99,15 +98,16 @@ def predict_together(
     ranks = ranks or Processes()
     evaluations = [Evaluation(tester.encoder) for tester in testers]
     clips = testers[0].clips
-    batches = clips.epoch_indices(0).split(testers[0].config.test_batch_size)
+    order, size = clips.epoch_indices(0), testers[0].config.test_batch_size
+    batches, placed = order.split(size), order.to(clips.store.device).split(size)
     logits: list[list[Tensor]] = [[] for _ in testers]
     for turn in progress(range(0, len(batches), ranks.size), "test", shown=ranks.first):
         if turn + ranks.rank < len(batches):
-            batch = batches[turn + ranks.rank]
-            cropped = clips.joints_of(batch, epoch=0)
-            with batch_of("optim.test_batch_size", len(batch), "lower it", device, ranks):
+            batch, of_store = batches[turn + ranks.rank], placed[turn + ranks.rank]
+            with naming_what_is_too_large("optim.test_batch_size", len(batch), "lower it", device, ranks):
+                cropped = clips.joints_of(batch, epoch=0, placed=of_store)
                 for tester, evaluation, found in zip(testers, evaluations, logits, strict=True):
-                    x, _, _, joints = tester.clips.batch_of(batch, cropped).to(device)
+                    x, _, _, joints = tester.clips.batch_of(of_store, cropped).to(device)
                     with autocast(device, tester.config):
                         found.append(evaluation(x, joints).float())
         if stop is not None and ranks.any(stop.asked is not None)[0]:
@@ -363,7 +363,13 @@ def write_scores(
 
 def stream_set(settings: dict[str, Any]) -> str:
     """A fingerprint of the settings (by dotted key) that the streams of one ensemble have in common."""
-    common = {key: value for key, value in settings.items() if key not in EXECUTION_KEYS and key != "data.stream"}
+    # Without what is as by default, so that the fingerprint stays when an option is added.
+    default = flatten(RunConfig())
+    common = {
+        key: value
+        for key, value in in_effect(settings).items()
+        if key != "data.stream" and (key not in default or value != default[key])
+    }
     # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
     common["model.options"] = {key: value for key, value in settings["model.options"].items() if key != "partition"}
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]

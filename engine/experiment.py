@@ -199,8 +199,6 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
             f"the model does not fit the memory of {device} ({str(error).partition(chr(10))[0]}); lower data.window, "
             "model.options or the sizes of the training heads"
         ) from None
-    if config.optim.sync_batchnorm and ranks.size > 1:
-        synchronise_batch_norm(nn.ModuleList(trained), device)
     factors = {encoder.get_parameter(name): factor for name, factor in encoder.weight_decay_factors().items()}
     optimizer = build_optimizer([weight for module in trained for weight in module.parameters()], config.optim, factors)
     forward = TrainingForward(encoder, heads, config.compile)
@@ -222,20 +220,26 @@ def build(config: RunConfig, ranks: Processes | None = None, store: PackedStore 
         average=build_average(encoder, config.optim) if training else None,
         optimizer=optimizer,
         scaler=build_scaler(device, config.optim),
-        forward=_over_ranks(forward, ranks, device),
+        forward=forward,
         statistics=[
             buffer for name, buffer in forward.named_buffers() if name.endswith(("running_mean", "running_var"))
         ],
     )
 
 
-def _over_ranks(forward: TrainingForward, ranks: Processes, device: torch.device) -> nn.Module:
-    if ranks.size == 1:
-        return forward
+def connect_ranks(run: Experiment) -> None:
+    """Let several ranks train one encoder: with the mean of their gradients and, with `optim.sync_batchnorm`, the batch
+    statistics of all of them. Collective: only for runs that every rank has built.
+    """
+    if run.ranks.size == 1:
+        return
+    on_gpu = run.device.type == "cuda"
+    if run.config.optim.sync_batchnorm:
+        synchronise_batch_norm(run.forward, run.device)
     # The gradient of a 1x1 convolution may come in another layout than its weight; copying it costs next to nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # A static graph admits parameters that never get a gradient, which some encoders have.
-    return DistributedDataParallel(forward, device_ids=[device] if device.type == "cuda" else None, static_graph=True)
+    run.forward = DistributedDataParallel(run.forward, device_ids=[run.device] if on_gpu else None, static_graph=True)
 
 
 def remarks_on_ranks(config: RunConfig, ranks: Processes, encoder: nn.Module) -> list[str]:

@@ -80,6 +80,7 @@ def settings_in(path: Path) -> dict[str, Any] | None:
 
 class Predictor:
     """An encoder in evaluation mode with the preprocessing it was trained with; computes without mixed precision.
+    On a GPU convolutions use TF32 unless `torch.backends.cudnn.allow_tf32` is off, as tests have it by default.
 
     Calls change nothing, so several threads may share one. Made by `load_run`.
 

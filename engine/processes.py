@@ -54,7 +54,7 @@ class Processes:
         return tuple(bool(flag) for flag in raised)
 
     def largest(self, values: Tensor) -> Tensor:
-        """The very tensor given, with the largest of the ranks' values; on GPUs no host waits for it."""
+        """Replace `values` in place by the largest of the ranks' values and return it; on GPUs no host waits for it."""
         if self.size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
@@ -74,7 +74,7 @@ class Processes:
                 dist.broadcast(buffer, src=0)
 
     def together(self, act: Callable[[], Result]) -> Result:
-        """What every rank does and any may be refused: then all stop, and the first says why.
+        """Run `act` on every rank; where it fails on any, all stop and the first says why. It must not be collective.
 
         Raises:
             OtherRankError: on the ranks that have nothing to say.
@@ -97,15 +97,16 @@ class Processes:
 
 
 def device_of(setting: str, local_rank: int = 0) -> torch.device:
-    """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError when there is no GPU for it."""
+    """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError, on every rank, when there is no GPU for one."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if setting == "cuda" and not available:
         raise RunError("device: cuda was asked for, but torch sees no GPU; use --device auto or cpu")
     if setting == "cpu" or not available:
         return torch.device("cpu")
-    if local_rank >= available:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > available:
         raise RunError(
-            f"torchrun started {os.environ.get('LOCAL_WORLD_SIZE')} processes on a machine with {available} GPUs; "
+            f"torchrun started {processes} processes on a machine with {available} GPUs; "
             f"use --nproc_per_node={available}, or --device cpu"
         )
     return torch.device("cuda", local_rank)
@@ -124,10 +125,38 @@ def join_processes(setting: str) -> Iterator[Processes]:
     if on_gpu:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+    all_are_done = False
     try:
         yield Processes(rank, size, local_rank, dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD)
+        all_are_done = True
+    except StoppedError:
+        all_are_done = True
+        raise
     finally:
-        dist.destroy_process_group()
+        # After an error that this rank alone met, NCCL would wait here for the others, which are waiting for this one.
+        if all_are_done:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def naming_what_is_too_large(
+    option: str, clips: int, remedy: str, device: torch.device, ranks: Processes
+) -> Iterator[None]:
+    """Say which setting makes the batch that is computed inside, should it be too large.
+
+    Raises:
+        RunError: the device has no memory left for it. On other ranks than the first one, whose message alone is
+            printed, torch's own error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        if not ranks.first:
+            raise
+        reason = ". ".join(str(error).split(". ")[:2])
+        raise RunError(
+            f"{option}: {clips} clips at once do not fit into the memory of {device} ({reason}); {remedy}"
+        ) from None
 
 
 class StopRequest:

@@ -10,7 +10,7 @@ from engine.checkpoint import load_checkpoint, remove_unfinished
 from engine.config import Resolved
 from engine.errors import ForeignFileError, RunError
 from engine.evaluate import Outcome, read_outcome, restore_scores, stored_weights, test_weights
-from engine.experiment import Experiment, build
+from engine.experiment import Experiment, build, connect_ranks
 from engine.logs import Log, RunLog, SilentLog
 from engine.processes import Processes, join_processes
 from engine.report import describe, report
@@ -37,6 +37,7 @@ def _train(resolved: Resolved, ranks: Processes) -> None:
     folder = experiment.folder
     # Whatever can be refused is refused before anything is written or moved.
     ranks.together(lambda: experiment.train_clips.num_batches(resolved.config.optim.batch_size))
+    connect_ranks(experiment)
     lock = ranks.together(lambda: FolderLock(folder.path) if ranks.first and folder.path.exists() else None)
     resumed, lines = _resume_or_start(experiment)
     lock, moved = ranks.together(lambda: _prepare_folder(experiment, resolved, lock) if ranks.first else (None, []))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copyreg
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,8 +12,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.drop_graph import DropGraph
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -68,21 +66,22 @@ class HostSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
 
-def synchronise_batch_norm(module: Module, device: torch.device) -> Module:
-    """The same module with its batch normalisations over all ranks, and what else it measures of a batch.
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> None:
+    """Let the batch normalisations in a module, and what else it measures of a batch, act over all ranks.
 
     Needs an initialised process group.
     """
-    group = dist.new_group()  # of its own, so that its exchanges never mix with those of the gradients
+    # On the host a group of its own, so that its exchanges never mix with those of the gradients. On GPUs those of two
+    # groups may wait for each other; there one group keeps all exchanges in order.
+    group: Any = dist.new_group() if device.type == "cpu" else dist.group.WORLD
     copyreg.pickle(type(group), lambda _: "group")  # copies of a layer, as tests and averages make them, share it
     for part in module.modules():
         if isinstance(part, DropGraph):
             part.process_group = group
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(module, group)
-        return module
+        return
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.__class__ = HostSyncBatchNorm  # in place: whoever holds the layer keeps holding it
             part.process_group = group
-    return module

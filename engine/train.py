@@ -28,8 +28,7 @@ from engine.experiment import Experiment, frozen_parts
 from engine.gradients import PREFIX, squared_gradients
 from engine.logs import Log, duration, progress
 from engine.optim import autocast, learning_rate, set_learning_rate
-from engine.out_of_memory import batch_of
-from engine.processes import StopRequest
+from engine.processes import StopRequest, naming_what_is_too_large
 from engine.state import name_best, save
 from feeders.ahead import batches_ahead
 from feeders.feeder import ClipBatch
@@ -59,7 +58,7 @@ def train(run: Experiment, log: Log) -> None:
             means, tested, written = None, None, False
             if counters.trained == counters.tested:
                 clips, remedy = config.optim.batch_size // run.ranks.size, "lower it, or use --optim.amp bf16"
-                with batch_of("optim.batch_size", clips, remedy, run.device, run.ranks):
+                with naming_what_is_too_large("optim.batch_size", clips, remedy, run.device, run.ranks):
                     means = train_epoch(run, log, stop)
                 written = save(run, log)
                 if run.ranks.any(stop.asked is not None)[0]:

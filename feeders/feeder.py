@@ -144,13 +144,15 @@ class Feeder:
             indices, placed = self._checked(indices)
         return self._batch(placed, self._joints(indices, placed, epoch))
 
-    def joints_of(self, indices: Tensor, epoch: int) -> Tensor:
-        """The joints of `feed`, before the stream is taken: (N, 3, T, V, M) in the store's dtype. Raises as `feed`."""
-        return self._joints(*self._checked(indices), epoch)
+    def joints_of(self, indices: Tensor, epoch: int, placed: Tensor | None = None) -> Tensor:
+        """The joints of `feed`, before the stream is taken: (N, 3, T, V, M) in the store's dtype. Else as `feed`."""
+        if placed is None:
+            indices, placed = self._checked(indices)
+        return self._joints(indices, placed, epoch)
 
-    def batch_of(self, indices: Tensor, joints: Tensor) -> ClipBatch:
+    def batch_of(self, placed: Tensor, joints: Tensor) -> ClipBatch:
         """The batch of this feeder's stream from `joints_of` the same indices, of a feeder of any stream."""
-        return self._batch(indices.to(self.store.device), joints)
+        return self._batch(placed, joints)
 
     def _checked(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The indices on the host and on the store's device."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, only tools/ would be on the path
 # Threads that spin while they wait slow each other down many times; read when torch is first imported.
@@ -137,6 +138,7 @@ def _load(options: argparse.Namespace) -> list[Predictor]:
     if options.weights and options.epoch:
         raise PredictError("--epoch: chooses among the weights of a run; omit it, or name a run with --run")
     device = device_of(options.device)
+    torch.backends.cudnn.allow_tf32 = False  # torch has it on for convolutions, tests by default do not
     if options.run:
         predictors = [load_run(run, options.epoch or "best", device=device) for run in options.run]
     else:

@@ -52,9 +52,10 @@ def turn(left: Tensor, right: Tensor) -> Tensor:
     """
     matmul = torch.backends.cuda.matmul
     before, matmul.allow_tf32 = matmul.allow_tf32, False
-    product = torch.bmm(left, right)
-    matmul.allow_tf32 = before
-    return product
+    try:
+        return torch.bmm(left, right)
+    finally:
+        matmul.allow_tf32 = before
 
 
 def to_network_layout(points: Tensor, num_joints: int) -> Tensor:

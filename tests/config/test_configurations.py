@@ -172,6 +172,19 @@ def test_the_streams_of_a_file_are_runs_of_one_set(path):
     assert len({stream_set(flatten(run)) for run in runs}) == 1
 
 
+def test_a_set_is_known_by_what_its_runs_compute():
+    def of(*words):
+        return stream_set(flatten(resolve(["--config", str(CONFIG / "demo" / "hcn_joint.yaml"), *words]).config))
+
+    plain = of()
+    assert of("--acl.memory", "7", "--csre.temperature", "0.5", "--device", "cpu") == plain  # heads that are off
+    assert of("--optim.lr", "0.5") != plain
+    assert of("--csre.enabled", "true") != plain
+    settings = flatten(resolve(["--config", str(CONFIG / "demo" / "hcn_joint.yaml")]).config)
+    del settings["optim.label_smoothing" if "optim.label_smoothing" in settings else "optim.ema_decay"]
+    assert stream_set(settings) == plain  # of an earlier version, which lacked an option
+
+
 @pytest.mark.parametrize("benchmark", ["ntu120-xsub", "nw-ucla", "demo"])
 @pytest.mark.parametrize("row", TABLE_5)
 def test_the_rows_of_table_5(benchmark, row):

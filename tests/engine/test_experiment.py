@@ -44,3 +44,10 @@ def test_matmul_decides_on_tf32_in_convolutions_too(call, monkeypatch, matmul):
     assert resolved is not None
     build(resolved.config)
     assert torch.backends.cudnn.allow_tf32 == (matmul == "high")
+
+
+def test_building_a_run_of_several_ranks_waits_for_no_other_rank(call):
+    """So that a rank which cannot build it is heard by the others, which would otherwise wait for it."""
+    words = ["--config", str(call.config), "--optim.sync_batchnorm", "true"]
+    run = build(resolve(words).config, Processes(rank=1, size=2, local_rank=1))  # there is no second process
+    assert run.forward.encoder is run.encoder

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from engine.errors import OtherRankError, RunError
+from engine.errors import OtherRankError, RunError, StoppedError
 from engine.processes import Processes, StopRequest, device_of, join_processes
 from tests.csre.worlds import run_world
 
@@ -37,6 +37,35 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert device_of("auto") == torch.device("cpu")
     with pytest.raises(RunError, match="torch sees no GPU; use --device auto or cpu"):
         device_of("cuda")
+
+
+@pytest.mark.parametrize("local_rank", [0, 3])
+def test_more_processes_than_gpus_are_refused_by_every_rank(monkeypatch, local_rank):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(RunError, match="started 4 processes on a machine with 2 GPUs; use --nproc_per_node=2"):
+        device_of("auto", local_rank)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert device_of("auto", 1) == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "left"), [(None, 1), (StoppedError(signal.SIGTERM, "in epoch 1", saved=True), 1), (RunError("of one rank"), 0)]
+)
+def test_a_rank_leaves_in_order_unless_others_may_wait_for_it(monkeypatch, error, left):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append(1))
+    try:
+        with join_processes("cpu"):
+            if error is not None:
+                raise error
+    except (StoppedError, RunError) as raised:
+        assert raised is error
+    assert len(calls) == left
 
 
 def agree() -> dict:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from engine.config import resolve
-from engine.experiment import build
+from engine.experiment import build, connect_ranks
 from engine.processes import Processes
 from engine.sync_norm import HostSyncBatchNorm, synchronise_batch_norm
 from engine.train import forward_backward
@@ -53,6 +53,7 @@ def step(config: str, encoder: str) -> dict[str, torch.Tensor]:
     torch.set_default_dtype(torch.float64)
     try:
         run = build(resolve(words).config, ranks)
+        connect_ranks(run)
         run.encoder.train()
         batch = run.train_clips.feed(torch.arange(16)[rank * 16 // size : (rank + 1) * 16 // size], 1)
         batch = batch._replace(x=batch.x.double(), joints=batch.joints.double())

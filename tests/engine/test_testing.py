@@ -10,6 +10,7 @@ import torch
 
 import engine.state
 from engine.checkpoint import load_checkpoint
+from feeders.feeder import Feeder
 from fusion.scores import load_scores
 from tests.engine.compare import equal
 from tools import export
@@ -137,3 +138,13 @@ def test_a_batch_that_does_not_fit_into_memory_is_named(call, in_training, named
         in done.err
     )
     assert remedy in done.err
+
+
+def test_clips_that_do_not_fit_when_they_are_cropped_are_named_too(call, monkeypatch):
+    def crop(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free. Try")
+
+    monkeypatch.setattr(Feeder, "joints_of", crop)
+    done = call("--optim.epochs", "1", *PLAIN)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "optim.test_batch_size: 40 clips at once do not fit" in done.err

@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; `step --matmul high` allows it again
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU here; take --device cpu")
