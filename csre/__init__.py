@@ -8,7 +8,8 @@ This package needs PyTorch and nothing else. ``CSRE`` is what a training loop us
 - ``sampling``: choosing hard and random positives and negatives
 - ``loss``: from chosen rows to a loss
 - ``ranks``: what the ranks of a distributed run exchange
-- ``contrast``: one branch from its features to its loss, also for banks that are very large or sharded over the ranks
+- ``contrast``: all branches from their features to their losses, also for banks that are very large or sharded over
+  the ranks
 - ``module``: ``CSRE``, which joins them, and its use over ranks
 """
 

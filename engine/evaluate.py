@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
@@ -173,6 +174,16 @@ def pooled_features(
     return torch.cat(pooled).numpy(), torch.cat(labels).numpy()
 
 
+def embedded(features: np.ndarray) -> np.ndarray | None:
+    """t-SNE of features (n, C): points (n, 2). None for fewer than 4 or such as hardly differ, where sklearn's crashes
+    the process."""
+    spread, largest = np.ptp(features, axis=0).max(initial=0), np.abs(features).max(initial=0)
+    if len(features) < 4 or not spread > max(1e-6 * largest, 1e-12):
+        return None
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
+
+
 def test_due(config: RunConfig, epoch: int) -> bool:
     """Whether an epoch, counted from 1, is followed by a test."""
     return epoch % config.log.test_every == 0 or epoch >= config.optim.epochs
@@ -308,11 +319,11 @@ def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFo
     return outcome
 
 
-def read_outcome(run: Experiment) -> Outcome:
-    """Epoch and accuracy of the last and the best epoch of a finished run, from its score files."""
+def read_outcome(folder: RunFolder, selections: Sequence[str] = ("last", "best")) -> Outcome:
+    """Epoch and accuracy of the weights of a finished run, from its score files."""
     outcome: Outcome = {}
-    for selection in ("last", "best"):
-        scores = load_scores(run.folder.scores(selection))
+    for selection in selections:
+        scores = load_scores(folder.scores(selection))
         assert scores.labels is not None, "our own score files carry labels"
         outcome[selection] = (scores.epoch, measure(scores.logits, scores.labels))
     return outcome

@@ -80,12 +80,17 @@ class TrainingForward(nn.Module):
 
 @dataclass
 class Experiment:
-    """The objects of a run. `average` is None where no moving average is kept; a run that only tests has none, no heads
-    and no training clips. validation_clips: those held out of training, if any; they choose the best epoch.
+    """The objects of a run. One that only tests has no heads, no moving average and no training clips.
 
-    heads: by name. forward: the part of a training step that the ranks differentiate together (`TrainingForward`, with
-    several ranks inside torch's DistributedDataParallel). statistics: of its batch normalisations, which every step
-    moves. sums: of the logged quantities over the steps of the epoch in progress; loss_names: those that are losses.
+    Attributes:
+        validation_clips: those held out of training, if any; they choose the best epoch.
+        heads: by name.
+        average: the moving average of the weights, if one is kept.
+        forward: the part of a training step that the ranks differentiate together (`TrainingForward`, after
+            `connect_ranks` inside torch's DistributedDataParallel).
+        statistics: of its batch normalisations, which every step moves.
+        sums: of the logged quantities over the steps of the epoch in progress.
+        loss_names: those of them that are losses.
     """
 
     config: RunConfig

@@ -31,8 +31,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from common.colours import BLUE, GREY, ORANGE, SERIES
-from engine.evaluate import Accuracy
-from engine.gradients import PREFIX
+from engine.evaluate import Accuracy, Outcome
+from engine.logs import GRADIENT
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 FEW = 20
@@ -186,6 +186,18 @@ def draw_per_class(accuracy: Accuracy, classes: Sequence[str], title: str, path:
         row[0].grid(False, axis="y")
 
 
+def draw_outcome(
+    outcome: Outcome, classes: Sequence[str], title: str, records: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Confusion and accuracies of the classes for each of the weights; of a run with `records`, its curves."""
+    for selection, (epoch, accuracy) in outcome.items():
+        heading = f"{title}, {title_of_weights(selection, epoch)}"
+        draw_confusion(accuracy, classes, heading, folder / f"confusion_{selection}.png")
+        draw_per_class(accuracy, classes, heading, folder / f"per_class_{selection}.png")
+    if records:
+        draw_curves(records, title, folder / "curves.png")
+
+
 def title_of_weights(selection: str, epoch: int | None) -> str:
     """What figures call the weights that they are about: `last epoch 65`, `given weights`."""
     if epoch is None:
@@ -203,11 +215,11 @@ def gradients_of(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     """The losses' gradients at the encoder's last map, of each epoch the means over the steps that have a record."""
     by_epoch: dict[int, list[Mapping[str, Any]]] = {}
     for record in records:
-        if any(name.startswith(PREFIX) for name in record):
+        if any(name.startswith(GRADIENT) for name in record):
             by_epoch.setdefault(record["epoch"], []).append(record)
     means: list[Mapping[str, Any]] = []
     for epoch, steps in by_epoch.items():
-        names = dict.fromkeys(name for step in steps for name in step if name.startswith(PREFIX))
+        names = dict.fromkeys(name for step in steps for name in step if name.startswith(GRADIENT))
         of_steps = {name: [step[name] for step in steps if name in step] for name in names}
         means.append({"epoch": epoch} | {name: float(np.mean(values)) for name, values in of_steps.items()})
     return means
@@ -231,8 +243,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]], title: str, path: Path) ->
         kinds = {name.removeprefix(start).replace("_", " "): (name, train) for name in logged if name.startswith(start)}
         panels += [(f"similarity, {loss.replace('_', ' ')}", kinds)] if kinds else []
     gradients = gradients_of(records)
-    terms = {name: None for record in gradients for name in record if name.startswith(PREFIX)}
-    lines = {name.removeprefix(PREFIX).replace("_", " "): (name, gradients) for name in terms}
+    terms = {name: None for record in gradients for name in record if name.startswith(GRADIENT)}
+    lines = {name.removeprefix(GRADIENT).replace("_", " "): (name, gradients) for name in terms}
     panels += [("sum of the losses", {"": ("loss", train)})] if len(losses) > 1 else []
     panels += [(GRADIENTS, lines)] if lines else []
     accuracies = {"training": ("top1", train), "validation": ("top1", held_out), "test": ("top1", test)}

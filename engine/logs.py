@@ -29,6 +29,8 @@ from engine.errors import RunError
 logging.raiseExceptions = False
 
 KINDS = ("step", "train", "validation", "test")
+GRADIENT = "gradient_"
+"""What the names of logged gradient norms begin with: `gradient_<loss>`."""
 """What a record is about: some steps, or an epoch's training, held-out clips or test clips."""
 
 
@@ -164,7 +166,7 @@ def _is_record(record: dict[str, Any]) -> bool:
 def progress(items: Iterable[Any], what: str, total: int | None = None, done: int = 0, shown: bool = True) -> tqdm[Any]:
     """The items, with a bar on a terminal that goes away when they are done; `done` of the total were done before.
 
-    Of several ranks one has it `shown`.
+    `shown` is true on one rank only.
     """
     columns, rows = shutil.get_terminal_size()  # some terminals say 0 x 0, which hides the bar; this says 80 x 24 then
     return tqdm(

@@ -8,25 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.manifold import TSNE
 
-from engine.evaluate import Accuracy, Outcome, pooled_features
+from engine.evaluate import Accuracy, Outcome, embedded, pooled_features
 from engine.experiment import Experiment
-from engine.figures import (
-    add_to_tensorboard,
-    confused_classes,
-    draw_confusion,
-    draw_curves,
-    draw_per_class,
-    draw_tsne,
-    title_of_weights,
-)
+from engine.figures import add_to_tensorboard, confused_classes, draw_outcome, draw_tsne, title_of_weights
 from engine.logs import Log, read_records
-from engine.report_page import PAGE, SELECTIONS, chosen_by, write_page
+from engine.report_page import PAGE, SELECTIONS, chosen_by, title_of, write_page
 from engine.run_folder import RunFolder
 from engine.schema import flatten
 from feeders.benchmarks import benchmark_name
-from heads.registry import head_names, head_titles
+from heads.registry import head_names
 
 
 def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> None:
@@ -40,12 +31,7 @@ def report(run: Experiment, folder: RunFolder, log: Log, outcome: Outcome) -> No
         folder.write_text(f"confusion_{selection}.csv", confusion_as_csv(classes, accuracy.confusion))
     log.say(table_of(run, outcome))
     if run.config.log.figures:
-        for selection, (epoch, accuracy) in outcome.items():
-            heading = f"{title}, {title_of_weights(selection, epoch)}"
-            draw_confusion(accuracy, classes, heading, figures / f"confusion_{selection}.png")
-            draw_per_class(accuracy, classes, heading, figures / f"per_class_{selection}.png")
-        if records := read_records(folder.metrics):
-            draw_curves(records, title, figures / "curves.png")
+        draw_outcome(outcome, classes, title, read_records(folder.metrics), figures)
     for path in (*folder.path.glob("tsne.npz"), *figures.glob("tsne.*")):
         path.unlink()  # of other weights, where this report has none
     if run.config.log.tsne_clips:
@@ -69,9 +55,8 @@ def confusion_as_csv(classes: Sequence[str], confusion: np.ndarray) -> str:
 
 
 def describe(run: Experiment) -> str:
-    """Encoder and heads, stream and benchmark: `ctrgcn, joint, nw-ucla`."""
-    encoder = " + ".join([run.config.model.name, *head_titles(flatten(run.config))])
-    return f"{encoder}, {run.config.data.stream}, {benchmark_name(run.config.data.benchmark)}"
+    """Encoder and heads, stream and benchmark: `ctrgcn + CSRE, joint, nw-ucla`."""
+    return title_of(_facts(run))
 
 
 def table_of(run: Experiment, outcome: Outcome) -> str:
@@ -87,14 +72,20 @@ def table_of(run: Experiment, outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _results(run: Experiment, outcome: Outcome) -> dict[str, Any]:
-    classes = run.test_clips.class_names
+def _facts(run: Experiment) -> dict[str, Any]:
     return {
         "benchmark": benchmark_name(run.config.data.benchmark),
         "encoder": run.config.model.name,
         "heads": head_names(flatten(run.config)),
         "stream": run.config.data.stream,
         "seed": run.config.seed,
+    }
+
+
+def _results(run: Experiment, outcome: Outcome) -> dict[str, Any]:
+    classes = run.test_clips.class_names
+    return {
+        **_facts(run),
         "test_clips": len(run.test_clips),
         **{
             selection: {
@@ -117,14 +108,10 @@ def _embed(run: Experiment, folder: RunFolder, log: Log, accuracy: Accuracy, tit
     clips = run.config.log.tsne_clips
     log.say(f"computing the t-SNE of {min(clips, len(run.test_clips))} test clips")
     features, labels = pooled_features(run.tested_encoder, run.test_clips, clips, run.config.optim, run.device)
-    spread, largest = np.ptp(features, axis=0).max(), np.abs(features).max()
-    few, alike = len(features) < 4, not spread > max(1e-6 * largest, 1e-12)
-    if few or alike:  # where sklearn's t-SNE crashes the process
-        reason = "it needs at least 4" if few else "their features hardly differ"
-        log.say(f"no t-SNE of {len(features)} test clips: {reason}")
+    points = embedded(features)
+    if points is None:
+        log.say(f"no t-SNE of {len(features)} test clips: it needs at least 4 whose features differ")
         return
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
     np.savez(folder.path / "tsne.npz", points=points, labels=labels)
     if run.config.log.figures:
         chosen, path = confused_classes(accuracy.confusion), folder.path / "figures" / "tsne.png"

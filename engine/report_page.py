@@ -17,6 +17,7 @@ from common.yaml_files import read_yaml
 from engine.config import CONFIG_FILE
 from engine.figures import worst_pairs
 from engine.schema import EXECUTION_KEYS, leaves
+from heads.registry import title_of_head
 
 PAGE = "report.html"
 SELECTIONS = {"last": "last epoch", "best": "best epoch *", "test": "given weights"}
@@ -36,10 +37,9 @@ def write_page(folder: Path, results: dict[str, Any]) -> None:
     """
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     outcome = {selection: results[selection] for selection in SELECTIONS if selection in results}
-    facts = [results["encoder"], *results.get("heads", ()), results["stream"], results["benchmark"]]
     parts = [
         f"<h1>{escape(folder.resolve().name)}</h1>",
-        f"<p>{escape(', '.join(facts))}: {results['test_clips']} test clips</p>",
+        f"<p>{escape(title_of(results))}: {results['test_clips']} test clips</p>",
         _accuracies(outcome, (read_yaml(folder / CONFIG_FILE) or {}).get("data", {}).get("validation", 0)),
         *(_figures(folder, name, title, outcome) for name, title in FIGURES.items()),
         _worst_pairs(folder, outcome),
@@ -54,6 +54,12 @@ def write_page(folder: Path, results: dict[str, Any]) -> None:
     ]
     page = html_page.document(folder.resolve().name, parts)
     write_atomically(folder / PAGE, lambda file: file.write(page.encode()))
+
+
+def title_of(results: dict[str, Any]) -> str:
+    """What figures and tables call a run, of which results.json says as much: `ctrgcn + CSRE, joint, nw-ucla`."""
+    encoder = " + ".join([results["encoder"], *map(title_of_head, results.get("heads", ()))])
+    return f"{encoder}, {results['stream']}, {results['benchmark']}"
 
 
 def chosen_by(validation: float) -> str:

@@ -74,7 +74,7 @@ def _test(resolved: Resolved, ranks: Processes) -> None:
 def _report(experiment: Experiment, folder: RunFolder, log: Log, outcome: Outcome | None = None) -> None:
     """The report of an outcome, by default that of the whole run. Raises RunError when the disk refuses."""
     try:
-        report(experiment, folder, log, read_outcome(experiment) if outcome is None else outcome)
+        report(experiment, folder, log, read_outcome(experiment.folder) if outcome is None else outcome)
     except OSError as error:
         raise RunError(
             f"{folder.path}: the run is complete, but its report could not be written ({error.strerror}); free some "

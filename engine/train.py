@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from engine.errors import NonFiniteLossError, RunError
 from engine.evaluate import Tested, keep_scores, test_due, test_epoch
 from engine.experiment import Experiment, frozen_parts
-from engine.gradients import PREFIX, squared_gradients
-from engine.logs import Log, duration, progress
+from engine.logs import GRADIENT, Log, duration, progress
 from engine.optim import autocast, learning_rate, set_learning_rate
 from engine.processes import StopRequest, naming_what_is_too_large
 from engine.state import name_best, save
@@ -106,18 +106,18 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
     batches = run.train_clips.epoch(epoch, config.optim.batch_size, first - 1, run.ranks.rank, run.ranks.size)
     name = f"epoch {epoch}/{config.optim.epochs}"
     bar = progress(batches_ahead(batches, run.device), name, steps, first - 1, shown=run.ranks.first)
-    newest: Done | None = None
+    newest: PendingStep | None = None
     # Where steps are slow enough for every rank to ask each time, an exchange costs next to nothing.
     agreement = AGREEMENT if run.device.type == "cuda" and run.ranks.size > 1 else 1
     for number, batch in enumerate(bar, first):
         step = forward_backward(run, batch, Moment(epoch, number, steps))
         run.loss_names = list(step.losses)
         if newest is not None:
-            settle(run, log, newest)
+            resolve_step(run, log, newest)
             if not bar.disable:
                 pace = (number - first) / (time.monotonic() - started)
                 left = duration(((config.optim.epochs - epoch + 1) * steps - number) / pace)
-                loss, clips_per_second = newest.told.read()[2], pace * config.optim.batch_size
+                loss, clips_per_second = newest.flags.read()[2], pace * config.optim.batch_size
                 bar.set_postfix_str(f"loss {loss:.3f}, {clips_per_second:.0f} clips/s, run ends in {left}", False)
         newest = update(run, step)
         counters.step = number
@@ -126,14 +126,14 @@ def train_epoch(run: Experiment, log: Log, stop: StopRequest) -> dict[str, float
             stopping, late = run.ranks.any(stop.asked is not None, _checkpoint_late(run, time.monotonic() - saved_at))
             due = due or late
         if (stopping or due) and number < steps:
-            settle(run, log, newest)
+            resolve_step(run, log, newest)
             newest = None
             written = save(run, log)
             saved_at = time.monotonic()
             if stopping:
                 raise stop.error(f"in epoch {epoch} after step {number} of {steps}", written)
     if newest is not None:
-        settle(run, log, newest)
+        resolve_step(run, log, newest)
 
     means = _means_of_epoch(run, log, epoch, steps, (steps - first + 1) / (time.monotonic() - started))
     counters.trained, counters.step, counters.skipped, run.sums = epoch, 0, 0, {}
@@ -195,8 +195,24 @@ def forward_backward(run: Experiment, batch: ClipBatch, moment: Moment) -> Step:
     return Step(moment, batch, losses, loss, per_clip, logits, norm, at_features, undo)
 
 
-class Told:
-    """Numbers that a device tells the host: it copies them when it gets there, and only `read` waits for that."""
+def squared_gradients(losses: Mapping[str, Tensor], features: Tensor) -> dict[str, Tensor]:
+    """How strongly each loss pulls at the encoder: the squared norm of its gradient at the features (N, M, C', T', V')
+    of this rank, which all losses behind them share; name -> float32 scalar.
+
+    A loss that does not depend on the features is left out. The graph stays as it is; nothing before the features is
+    differentiated, so this costs little beside a training step.
+    """
+    squares = {}
+    for name, loss in losses.items():
+        if loss.requires_grad and features.requires_grad:
+            (gradient,) = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
+            if gradient is not None:
+                squares[name] = gradient.float().square().sum()
+    return squares
+
+
+class HostCopy:
+    """Numbers on their way from a device, which copies them when it gets there; only `read` waits for that."""
 
     def __init__(self, numbers: Tensor) -> None:
         on_gpu = numbers.device.type == "cuda"
@@ -213,12 +229,15 @@ class Told:
         return self._copy.numpy().tolist()
 
 
-class Done(NamedTuple):
-    """A step that was given to the device. told: whether it is skipped, whether its gradients overflowed, its loss.
-    numbers: what is logged of it, scalars by name."""
+class PendingStep(NamedTuple):
+    """A step that was given to the device and may not be computed yet.
+
+    flags: whether it is skipped, whether its gradients overflowed, its loss. numbers: what is logged of it, scalars by
+    name.
+    """
 
     step: Step
-    told: Told
+    flags: HostCopy
     numbers: dict[str, Tensor]
 
 
@@ -232,7 +251,7 @@ def is_finite(run: Experiment, step: Step) -> Tensor:
 
 
 @torch.no_grad()
-def update(run: Experiment, step: Step) -> Done:
+def update(run: Experiment, step: Step) -> PendingStep:
     """Clip the gradients, let the encoder edit them, change the weights and their average, or undo the step.
 
     It is undone where it is not finite, which the device finds out; the host waits for nothing. Where
@@ -264,21 +283,21 @@ def update(run: Experiment, step: Step) -> Done:
     losses = {name: value.detach() for name, value in step.losses.items()}
     per_clip, logits = step.per_clip.detach(), step.logits.detach()
     kept = step._replace(losses=losses, loss=step.loss.detach(), per_clip=per_clip, logits=logits, undo=None)
-    return Done(kept, Told(torch.stack([skipped, overflowed, kept.loss.float()])), numbers)
+    return PendingStep(kept, HostCopy(torch.stack([skipped, overflowed, kept.loss.float()])), numbers)
 
 
-def settle(run: Experiment, log: Log, done: Done) -> None:
+def resolve_step(run: Experiment, log: Log, pending: PendingStep) -> None:
     """What follows from the numbers of a step: log it, or say that it is skipped.
 
     Raises:
         NonFiniteLossError: its numbers are not finite and `optim.on_non_finite` is stop, or too many steps in a row
             were skipped or overflowed float16.
     """
-    config, counters, step = run.config.optim, run.counters, done.step
-    skipped, overflowed, _ = done.told.read()
+    config, counters, step = run.config.optim, run.counters, pending.step
+    skipped, overflowed, _ = pending.flags.read()
     counters.streak = counters.streak + 1 if skipped or overflowed else 0
     if skipped:
-        skip_step(run, log, step)
+        report_non_finite(run, log, step)
         return
     if counters.streak >= config.max_skips:
         raise NonFiniteLossError(
@@ -287,10 +306,10 @@ def settle(run: Experiment, log: Log, done: Done) -> None:
             "off, with another --name"
         )
     if _log_due(run, step.moment):
-        _log_step(run, log, done)
+        _log_step(run, log, pending)
 
 
-def skip_step(run: Experiment, log: Log, step: Step) -> None:
+def report_non_finite(run: Experiment, log: Log, step: Step) -> None:
     """Say that a step whose numbers are not finite is skipped, where `optim.on_non_finite` is skip.
 
     Raises:
@@ -406,14 +425,14 @@ def _numbers_of(run: Experiment, step: Step) -> dict[str, Tensor]:
     return numbers
 
 
-def _log_step(run: Experiment, log: Log, done: Done) -> None:
+def _log_step(run: Experiment, log: Log, pending: PendingStep) -> None:
     """A line of the step log."""
-    now, (epoch, number, steps), at_features = done.numbers, done.step.moment, done.step.at_features
+    now, (epoch, number, steps), at_features = pending.numbers, pending.step.moment, pending.step.at_features
     means = run.ranks.mean([*now.values(), *at_features.values()])
     numbers = {name: float(value) for name, value in zip(now, means[: len(now)], strict=True)}
     for name, square in zip(at_features, means[len(now) :], strict=True):
         # The step's loss is the mean over the ranks: at the clips of each, its gradient is 1 / size of theirs.
-        numbers[PREFIX + name] = math.sqrt(float(square) / run.ranks.size)
+        numbers[GRADIENT + name] = math.sqrt(float(square) / run.ranks.size)
     log.record("step", (epoch - 1) * steps + number, {"epoch": epoch, "step": number, **numbers})
 
 

@@ -43,7 +43,7 @@ RAW = tuple(f"{folders}{name}" for name in ("*.skeleton", "nturgb*.zip") for fol
 def find_format(place: Path, benchmark: Benchmark) -> Format:
     """The format of what is at `place`.
 
-    Raises `DataError` when nothing does, nothing that a reader knows, or what the system does not let be read.
+    Raises `DataError` when nothing is there, nothing that a reader knows, or what the system does not let be read.
     """
     with reading(place):
         return _find(place, benchmark)

@@ -57,7 +57,7 @@ def part_clips(store: PackedStore, benchmark: Benchmark, part: Part, validation:
 
 
 def clips_of_side(store: PackedStore, benchmark: Benchmark, split: Split) -> Tensor:
-    """The same, but a side may have no clip."""
+    """As `split_clips`, but a side may have no clip."""
     check_fit(store, benchmark)
     rule = split_rule(store, benchmark)
     members = {side: np.isin(store.metadata[rule.column], sorted(rule.values(side))) for side in SPLITS}

@@ -45,13 +45,8 @@ def head_names(settings: Mapping[str, Any]) -> list[str]:
     return names if own is None else [*names, own.rpartition(":")[2]]
 
 
-def head_titles(settings: Mapping[str, Any]) -> list[str]:
-    """As `head_names`, in the words of tables, such as `CSRE`."""
-    return [title_of_head(name) for name in head_names(settings)]
-
-
 def title_of_head(name: str) -> str:
-    """What tables call the head of a section; a user's own has the name of its class."""
+    """What tables call the head of a section, such as `CSRE`; a user's own has the name of its class."""
     return HEADS[name].title if name in HEADS else name
 
 

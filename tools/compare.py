@@ -317,7 +317,7 @@ def by_pair(pairs: Sequence[tuple[Run, Run]]) -> Section:
 
 def features(pair: tuple[Run, Run], chosen: Sequence[str], out: Path) -> Section:
     """Figure 6: t-SNE of the pooled features of some classes, a figure for each run."""
-    from sklearn.manifold import TSNE
+    from engine.evaluate import embedded
 
     classes = [find_word(name, pair[0].classes, "--tsne", "classes", CompareError) for name in chosen]
     figures = []
@@ -325,10 +325,12 @@ def features(pair: tuple[Run, Run], chosen: Sequence[str], out: Path) -> Section
         pooled, labels = _pooled_features(run)
         mine = np.isin(labels, classes)
         pooled, labels = pooled[mine], labels[mine]
-        if len(labels) < 4:
-            raise CompareError(f"--tsne {','.join(chosen)}: only {len(labels)} test clips; name more classes")
-        perplexity = min(30.0, (len(labels) - 1) / 3)
-        points = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(pooled)
+        points = embedded(pooled)
+        if points is None:
+            raise CompareError(
+                f"--tsne {','.join(chosen)}: t-SNE needs at least 4 test clips whose features differ, these are "
+                f"{len(labels)}; name more classes"
+            )
         path = out / f"features_{side}.png"
         draw_tsne(points, labels, run.classes, f"{run.title}, seed {run.seed}: {run.top1:.2f} %", path, classes)
         figures.append(Figure(path, f"Points of the classes {', '.join(chosen)} in the features of {run.title}"))

@@ -21,21 +21,11 @@ from common.errors import UserError
 from common.files import user_path
 from common.front_door import run_command
 from common.words import find_word
-from engine.evaluate import measure
-from engine.figures import (
-    FEW,
-    confused_classes,
-    draw_confusion,
-    draw_curves,
-    draw_per_class,
-    draw_tsne,
-    title_of_weights,
-)
+from engine.evaluate import read_outcome
+from engine.figures import FEW, confused_classes, draw_outcome, draw_tsne, title_of_weights
 from engine.logs import read_records
-from engine.report_page import write_page
+from engine.report_page import title_of, write_page
 from engine.run_folder import RunFolder
-from fusion.scores import load_scores
-from heads.registry import title_of_head
 
 
 class FiguresError(UserError):
@@ -64,18 +54,13 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     if len(chosen) > FEW:
         raise FiguresError(f"--classes: {len(chosen)} given; at most {FEW} can be distinguished by colour")
     figures.mkdir(exist_ok=True)
-    heads = map(title_of_head, results.get("heads", ()))
-    title = ", ".join([" + ".join([results["encoder"], *heads]), results["stream"], results["benchmark"]])
-    for selection in selections:
-        scores = load_scores(folder.scores(selection))
-        assert scores.labels is not None, "our own score files carry labels"
-        accuracy = measure(scores.logits, scores.labels)
-        heading = f"{title}, {title_of_weights(selection, results[selection]['epoch'])}"
-        draw_confusion(accuracy, names, heading, figures / f"confusion_{selection}.png")
-        draw_per_class(accuracy, names, heading, figures / f"per_class_{selection}.png")
-    if records := read_records(folder.metrics):
-        draw_curves(records, title, figures / "curves.png")
-    if (run / "tsne.npz").exists():  # of the weights tested last, which `heading` names
+    title = title_of(results)
+    outcome = read_outcome(folder, selections)
+    draw_outcome(outcome, names, title, read_records(folder.metrics), figures)
+    if (run / "tsne.npz").exists():
+        tested_last = selections[-1]
+        epoch, accuracy = outcome[tested_last]
+        heading = f"{title}, {title_of_weights(tested_last, epoch)}"
         with np.load(run / "tsne.npz") as stored:
             points, labels = stored["points"], stored["labels"]
         draw_tsne(points, labels, names, heading, figures / "tsne.png", chosen or confused_classes(accuracy.confusion))

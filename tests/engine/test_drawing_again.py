@@ -34,20 +34,29 @@ def test_draws_what_the_run_itself_would_have_drawn(run, monkeypatch, coarse_fig
 
 
 def test_titles_are_those_of_the_run_itself(call, run_folder, monkeypatch):
-    titles = {report: [], figures: []}
-    place_of_title = {"draw_confusion": 2, "draw_per_class": 2, "draw_curves": 1, "draw_tsne": 3}
-    for module, found in titles.items():
-        for name, place in place_of_title.items():
-            monkeypatch.setattr(module, name, lambda *given, found=found, place=place: found.append(given[place]))
+    titles = []
+
+    def keep(name, place):
+        return lambda *given: titles.append((name, given[place]))
+
+    for name, place in {"draw_confusion": 2, "draw_per_class": 2, "draw_curves": 1}.items():
+        monkeypatch.setattr(drawing, name, keep(name, place))
+    for module in (report, figures):
+        monkeypatch.setattr(module, "draw_tsne", keep("draw_tsne", 3))
     monkeypatch.setattr(report, "add_to_tensorboard", lambda *given, **options: None)
     words = ["--log.figures", "true", "--log.tsne_clips", "20", "--optim.epochs", "1"]
-    assert call(*words).code == 0
-    assert figures.main([str(run_folder)]) == 0
-    assert call(*words, "--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt")).code == 0
-    assert figures.main([str(run_folder / "test")]) == 0
-    assert sorted(titles[figures]) == sorted(titles[report])
-    assert "tests.engine.tiny:TinyEncoder + CSRE, joint, nw-ucla, best epoch 1" in titles[figures]
-    assert "tests.engine.tiny:TinyEncoder + CSRE, joint, nw-ucla, given weights of epoch 1" in titles[figures]
+    of_test = ("--phase", "test", "--weights", str(run_folder / "checkpoints/last.pt"))
+    for folder, more, kinds, ends in (
+        (run_folder, (), ["draw_confusion"] * 2 + ["draw_curves"] + ["draw_per_class"] * 2, "best epoch 1"),
+        (run_folder / "test", of_test, ["draw_confusion", "draw_per_class"], "given weights of epoch 1"),
+    ):
+        assert call(*words, *more).code == 0
+        of_run, titles[:] = sorted(titles), []
+        assert figures.main([str(folder)]) == 0
+        again, titles[:] = sorted(titles), []
+        assert again == of_run
+        assert [name for name, _ in again] == [*kinds, "draw_tsne"]
+        assert ("draw_per_class", f"tests.engine.tiny:TinyEncoder + CSRE, joint, nw-ucla, {ends}") in again
 
 
 @pytest.mark.parametrize(

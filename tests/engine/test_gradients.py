@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from engine.config import resolve
 from engine.experiment import build
-from engine.gradients import squared_gradients
+from engine.train import squared_gradients
 from tests.engine.test_train import one_step
 
 

@@ -51,7 +51,8 @@ def test_more_processes_than_gpus_are_refused_by_every_rank(monkeypatch, local_r
 
 
 @pytest.mark.parametrize(
-    ("error", "left"), [(None, 1), (StoppedError(signal.SIGTERM, "in epoch 1", saved=True), 1), (RunError("of one rank"), 0)]
+    ("error", "left"),
+    [(None, 1), (StoppedError(signal.SIGTERM, "in epoch 1", saved=True), 1), (RunError("of one rank"), 0)],
 )
 def test_a_rank_leaves_in_order_unless_others_may_wait_for_it(monkeypatch, error, left):
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):

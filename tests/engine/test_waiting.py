@@ -17,7 +17,7 @@ from engine.config import resolve
 from engine.experiment import Experiment, build
 from engine.logs import SilentLog
 from engine.processes import StopRequest
-from engine.train import Told, forward_backward, train_epoch, update
+from engine.train import HostCopy, forward_backward, train_epoch, update
 from feeders.feeder import Feeder
 from heads import Moment
 from model.draws import Draws
@@ -81,7 +81,7 @@ def test_a_step_that_is_not_finite_changes_nothing(call, optimizer):
         return {name: copy.deepcopy(part.state_dict()) for name, part in of.items()}
 
     def told(batch) -> list[float]:
-        return update(run, forward_backward(run, batch, Moment(1, 1, 5))).told.read()
+        return update(run, forward_backward(run, batch, Moment(1, 1, 5))).flags.read()
 
     for number in range(2):
         assert told(spoiled)[:2] == [1.0, 1.0]
@@ -105,7 +105,7 @@ def test_a_step_that_is_not_finite_changes_nothing(call, optimizer):
 
 def test_numbers_are_told_as_they_were():
     numbers = torch.tensor([1.0, torch.nan])
-    told = Told(numbers)
+    told = HostCopy(numbers)
     numbers.zero_()
     assert told.read()[0] == 1.0
     assert told.read()[1] != told.read()[1]

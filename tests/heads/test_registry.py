@@ -11,7 +11,7 @@ from torch import nn
 from engine.schema import HeadConfig, RunConfig
 from heads import HeadError, TrainingHead
 from heads.csre import CSREHead
-from heads.registry import HEADS, build_heads, head_names, head_titles
+from heads.registry import HEADS, build_heads, head_names, title_of_head
 from model import EncoderError
 from tests.engine.tiny import TinyEncoder
 
@@ -72,10 +72,10 @@ def test_only_what_is_on_is_built(encoder):
 
 
 def test_titles_are_those_of_what_is_on():
-    assert head_titles({"csre.enabled": False, "head.name": None}) == []
+    assert head_names({"csre.enabled": False, "head.name": None}) == []
     settings = {"csre.enabled": True, "head.name": "some.module:Mine"}
-    assert head_titles(settings) == ["CSRE", "Mine"]
     assert head_names(settings) == ["csre", "Mine"]
+    assert list(map(title_of_head, head_names(settings))) == ["CSRE", "Mine"]
 
 
 @pytest.mark.parametrize(

@@ -174,19 +174,21 @@ def test_step_benchmark_fills_banks(section):
 
 
 def test_step_benchmark_takes_whole_steps(monkeypatch):
-    """Each draws a batch from the feeder, and updates encoder and head; the one before is settled."""
+    """Each draws a batch from the feeder, and updates encoder and head; the one before is resolved."""
     run = steady_run("hcn", "csre", "--rows", "12", "--batch", "4")
     trained = {**dict(run.encoder.named_parameters()), **dict(run.heads["csre"].trained.named_parameters())}
     before = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    fed, settled, feed, settle = [], [], Feeder.feed, step.settle
+    fed, resolved, feed, resolve_step = [], [], Feeder.feed, step.resolve_step
     monkeypatch.setattr(Feeder, "feed", lambda self, clips, *rest: fed.append(clips) or feed(self, clips, *rest))
-    monkeypatch.setattr(step, "settle", lambda run, log, done: settled.append(done) or settle(run, log, done))
+    monkeypatch.setattr(
+        step, "resolve_step", lambda run, log, done: resolved.append(done) or resolve_step(run, log, done)
+    )
     steps = step.training_steps(run)
     for taken in range(1, 5):
         next(steps)
         assert len(fed) == taken
     assert sorted(torch.cat(fed[:3]).tolist()) == list(range(12))
-    assert [done.step.moment[:2] for done in settled] == [(step.EPOCH, 1), (step.EPOCH, 2), (step.EPOCH, 3)]
+    assert [done.step.moment[:2] for done in resolved] == [(step.EPOCH, 1), (step.EPOCH, 2), (step.EPOCH, 3)]
     assert all(not torch.equal(parameter, before[name]) for name, parameter in trained.items())
 
 

@@ -29,7 +29,7 @@ from csre.loss import normalise_rows
 from engine.config import resolve
 from engine.experiment import Experiment, build
 from engine.logs import SilentLog
-from engine.train import Done, forward_backward, settle, update
+from engine.train import PendingStep, forward_backward, resolve_step, update
 from feeders import PackedStore, get_benchmark, place_store
 from feeders.ahead import batches_ahead
 from feeders.benchmarks import REPOSITORY
@@ -170,13 +170,13 @@ def training_steps(run: Experiment) -> Iterator[None]:
     """A training without end, as `engine.train.train_epoch` has it: whenever it is asked to go on, it takes a step."""
     log, size = SilentLog(), run.config.optim.batch_size
     steps = run.train_clips.num_batches(size)
-    newest: Done | None = None
+    newest: PendingStep | None = None
     run.encoder.train()
     for epoch in itertools.count(EPOCH):
         for number, batch in enumerate(batches_ahead(run.train_clips.epoch(epoch, size), run.device), 1):
             step = forward_backward(run, batch, Moment(epoch, number, steps))
             if newest is not None:
-                settle(run, log, newest)
+                resolve_step(run, log, newest)
             newest = update(run, step)
             yield
 
