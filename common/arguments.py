@@ -26,7 +26,9 @@ class Parser(argparse.ArgumentParser):
         options, unknown = read(argv)
         if unknown:
             known = re.findall(r"--[a-z][\w-]+", self.format_help())
-            self.error(f"unknown option {unknown[0]}{did_you_mean(unknown[0], known)}")
+            is_setting = "--with" in known and "." in unknown[0]
+            hint = ", settings of runs go into --with KEY=VALUE" if is_setting else did_you_mean(unknown[0], known)
+            self.error(f"unknown option {unknown[0]}{hint}")
         return options
 
     def error(self, message: str) -> NoReturn:

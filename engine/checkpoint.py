@@ -6,6 +6,7 @@
 | encoder | the weights that are tested: the encoder's, or their moving average where there is one |
 | epoch | epochs trained |
 | config | every setting by dotted key |
+| benchmark | its classes, persons, window and what else the encoder depends on |
 | data | fingerprints of the training and the test clips |
 | graph | fingerprint of the skeleton |
 | training | what only training needs: see `engine.state` |

@@ -100,6 +100,9 @@ def resolve(argv: Sequence[str]) -> Resolved | None:
         origins={key: setting.origin for key, setting in settings.items()},
     )
     _check_together(resolved)
+    data = resolved.config.data
+    if benchmark_name(data.benchmark) != data.benchmark:  # a file, which the run should find from any folder
+        data.benchmark = str(user_path(data.benchmark).absolute())
     if command.print_config:
         print(resolved.as_yaml(), end="")
         return None

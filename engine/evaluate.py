@@ -293,8 +293,9 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
     found: list[StoredWeights] = []
     for selection, path in (("best", run.folder.best), ("last", run.folder.last)):
         content = load_checkpoint(path)
-        training_only = [key for key in content["config"] if not key.startswith(("data.", "model."))]
-        changed = differing_keys(content["config"], run.config, ignore=[*training_only, "data.repeat"])
+        ignored = [key for key in content["config"] if not key.startswith(("data.", "model."))]
+        ignored += ["data.repeat", "data.benchmark"]  # the latter is a path; `changed_data` looks inside
+        changed = differing_keys(content["config"], run.config, ignore=ignored)
         changed += changed_data(run, content)
         if changed:
             raise RunError(
@@ -311,6 +312,8 @@ def test_weights(run: Experiment, stored: Sequence[StoredWeights], folder: RunFo
     outcome: Outcome = {}
     for weights in stored:
         log.say(f"{weights.selection}: {load_weights_file(run.encoder, weights.path)} from {weights.path}")
+        if weights.trained_with is None:
+            log.say("these weights do not say what they were trained on: check stream and benchmark yourself")
         if weights.step:
             log.say(f"these weights have seen {weights.step} steps more than {weights.epoch} epochs")
         logits = predict(run.encoder, run.test_clips, run.config.optim, run.device, run.ranks)
@@ -331,7 +334,10 @@ def read_outcome(folder: RunFolder, selections: Sequence[str] = ("last", "best")
 
 def _check_match(run: Experiment, path: Path, trained_with: dict[str, Any]) -> None:
     """Refuse weights of another stream, variant or benchmark, unless `allow_mismatch` admits them."""
-    asked = flatten(run.config)
+    trained_with, asked = (
+        {**settings, "data.benchmark": benchmark_name(settings["data.benchmark"])}
+        for settings in (trained_with, flatten(run.config))
+    )
     keys = ("data.benchmark", "data.stream", "data.variant")
     mismatches = [key for key in keys if trained_with[key] != asked[key]]
     if mismatches and not run.config.allow_mismatch:

@@ -51,13 +51,29 @@ def load_run(
     if path.is_dir():
         folder = RunFolder(path)
         path = folder.best if selection == "best" else folder.last
-        settings = settings or load_checkpoint(path)["config"]
+        content = load_checkpoint(path)
+        settings = settings or content["config"]
+        _check_benchmark(path, content)
+    elif not path.exists():
+        raise RunError(f"{path}: no such run, nor a file of weights")
     settings = settings or settings_in(path)
     if settings is None:
         raise RunError(
             f"{path}: does not say what it was trained with; add --config FILE, the configuration of its run"
         )
     return Predictor(settings, path, device)
+
+
+def _check_benchmark(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a benchmark whose file has changed since: its classes may have other names now."""
+    now = get_benchmark(content["config"]["data.benchmark"]).facts
+    before = content.get("benchmark", {})  # which checkpoints of earlier versions lack
+    changed = [fact for fact in before if before[fact] != now[fact]]
+    if changed:
+        raise RunError(
+            f"{path}: was trained when {content['config']['data.benchmark']} had other {', '.join(changed)}; undo that "
+            "change, or train again"
+        )
 
 
 def settings_in(path: Path) -> dict[str, Any] | None:

@@ -146,9 +146,9 @@ def _prepare_folder(
         if folder.last.exists():
             raise RunError(f"{folder.path}: another run was started there in this moment; run the same command again")
     remove_unfinished(folder.path / "checkpoints")
-    if not experiment.is_complete:  # a finished run that goes on is unfinished until its next report
+    if not experiment.is_complete:  # what finished it stays on record; one that goes on is unfinished
         (folder.path / "results.json").unlink(missing_ok=True)
-    folder.describe(resolved, experiment.device)
+        folder.describe(resolved, experiment.device)
     return lock, lines
 
 

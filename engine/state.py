@@ -29,7 +29,7 @@ from engine.errors import NonFiniteLossError, RunError
 from engine.experiment import Counters, Experiment
 from engine.logs import Log
 from engine.schema import flatten
-from feeders.benchmarks import get_benchmark
+from feeders.benchmarks import benchmark_name, get_benchmark
 from graph import get_skeleton
 from graph.skeleton import Skeleton
 
@@ -110,7 +110,8 @@ def resume(run: Experiment, path: Path) -> None:
         RunError: it was written with other settings or other clips; the message lists what differs.
     """
     content = load_checkpoint(path)
-    changed = differing_keys(content["config"], run.config, ignore=["optim.epochs", "optim.patience"])
+    may_change = ["optim.epochs", "optim.patience", "data.benchmark"]  # as a path; `changed_data` looks inside
+    changed = differing_keys(content["config"], run.config, ignore=may_change)
     if run.config.weights not in (None, content["config"]["weights"]):
         changed.append(f"weights: {content['config']['weights']} -> {run.config.weights}")
     changed += changed_data(run, content)
@@ -121,7 +122,16 @@ def resume(run: Experiment, path: Path) -> None:
         )
     run.config.weights = content["config"]["weights"]  # where the run began stays on record
     training = content["training"]
-    run.encoder.load_state_dict(training["encoder"])
+    try:
+        run.encoder.load_state_dict(training["encoder"])
+        for name, head in run.heads.items():
+            head.load_state_dict(training[name])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RunError(
+            f"{path}: does not fit the encoder or head as they now are ({reason}); undo the change of their code, or "
+            "start another run with --name"
+        ) from None
     for group in training["optimizer"]["param_groups"]:
         group["fused"] = True  # what checkpoints of earlier versions do not say
     run.optimizer.load_state_dict(training["optimizer"])
@@ -129,8 +139,6 @@ def resume(run: Experiment, path: Path) -> None:
         run.scaler.load_state_dict(training["scaler"])
     if run.average is not None:
         run.average.load_state_dict(training["average"])
-    for name, head in run.heads.items():
-        head.load_state_dict(training[name])
     run.counters = counters = Counters(**training["counters"])
     if path.parent.resolve() != run.folder.last.parent.resolve():  # another folder's: this one gets scores of its own
         counters.best_epoch, counters.best_top1 = 0, -1.0
@@ -152,12 +160,16 @@ def resume(run: Experiment, path: Path) -> None:
 
 
 def changed_data(run: Experiment, content: Mapping[str, Any]) -> list[str]:
-    """What differs between the clips and the graph of a checkpoint and those of this run."""
-    changed = []
+    """What differs between the benchmark, the clips and the graph of a checkpoint and those of this run."""
+    benchmark = get_benchmark(run.config.data.benchmark)
+    now, before = benchmark.facts, content.get("benchmark", {})  # which checkpoints of earlier versions lack
+    names = [benchmark_name(config["data.benchmark"]) for config in (content["config"], flatten(run.config))]
+    changed = [] if names[0] == names[1] else [f"data.benchmark: {names[0]} -> {names[1]}"]
+    changed += [f"the benchmark's {key}: {old} -> {now[key]}" for key, old in before.items() if old != now[key]]
     splits = {"train": run.training_split, "test": run.test_clips}
     if any(clips is not None and content["data"][split] != clips.fingerprint for split, clips in splits.items()):
         changed.append("the clips themselves")
-    if content["graph"] != fingerprint_of(get_skeleton(get_benchmark(run.config.data.benchmark).skeleton)):
+    if content["graph"] != fingerprint_of(get_skeleton(benchmark.skeleton)):
         changed.append("the graph of the skeleton")
     return changed
 
@@ -183,6 +195,7 @@ def _content(run: Experiment) -> dict[str, Any]:
         "encoder": run.tested_encoder.state_dict(),
         "epoch": run.counters.trained,
         "config": flatten(run.config),
+        "benchmark": get_benchmark(run.config.data.benchmark).facts,
         "data": {"train": run.train_clips.fingerprint, "test": run.test_clips.fingerprint},
         "graph": fingerprint_of(run.encoder.skeleton),
         "training": {

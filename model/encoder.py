@@ -191,7 +191,7 @@ class Encoder(nn.Module, ABC):
 
         Raises EncoderError when a shape is not the one that the encoder was built for.
         """
-        return self.extract(*self._checked(x, joints))
+        return self._as_stated(self.extract(*self._checked(x, joints)))
 
     def observe(self, x: Tensor, joints: Tensor | None = None, reads: Collection[str] = ("features",)) -> Observed:
         """What a training head reads, from one pass; x and joints as in `features`.
@@ -207,7 +207,9 @@ class Encoder(nn.Module, ABC):
                 "a head that reads these"
             )
         x, joints = self._checked(x, joints)
-        return self.extract_observed(x, joints, frozenset(reads))
+        observed = self.extract_observed(x, joints, frozenset(reads))
+        self._as_stated(observed.features)
+        return observed
 
     def extract_observed(self, x: Tensor, joints: Tensor, reads: frozenset[str]) -> Observed:
         """As `observe`, of checked clips; an encoder that shows more than its features overrides it."""
@@ -216,6 +218,15 @@ class Encoder(nn.Module, ABC):
     def forward(self, x: Tensor, joints: Tensor | None = None) -> Tensor:
         """Logits (N, K), float; arguments as in `features`."""
         return self.classify(self.features(x, joints))
+
+    def _as_stated(self, features: Tensor) -> Tensor:
+        """The features, if they have the shape that the encoder states."""
+        if features.ndim != 5 or features.shape[2:] != self.feature_shape:
+            raise EncoderError(
+                f"{type(self).__name__}: feature_shape says (C', T', V') = {tuple(self.feature_shape)}, extract "
+                f"gives (N, M, C', T', V') = {tuple(features.shape)}; correct one of them"
+            )
+        return features
 
     def _checked(self, x: Tensor, joints: Tensor | None) -> tuple[Tensor, Tensor]:
         """The clips of both arguments, checked; x in the place of absent joints."""

@@ -33,7 +33,9 @@ from common.arguments import Parser
 from common.errors import UserError
 from common.files import user_path, write_atomically
 from common.front_door import run_command
+from engine.config import resolve
 from engine.predictor import Predictor, load_run
+from engine.schema import flatten
 from graph import get_skeleton
 from model.published_weights import published_state_dict
 
@@ -59,7 +61,8 @@ def export(options: argparse.Namespace) -> Path:
     Raises:
         ExportError: see there.
     """
-    predictor = load_run(options.run, options.epoch)
+    resolved = resolve(["--config", str(options.config)]) if options.config else None
+    predictor = load_run(options.run, options.epoch, settings=flatten(resolved.config) if resolved else None)
     name = options.run.resolve().name.removesuffix(".pt") + ("_published" if options.names == "published" else "")
     path = options.output or Path(f"{name}{SUFFIXES[options.format]}")
     if path.suffix != SUFFIXES[options.format]:
@@ -214,7 +217,8 @@ def _check(predictor: Predictor, computed: Sequence[Tensor], path: Path) -> None
 def _parser() -> Parser:
     parser = Parser(prog="tools/export.py", description=__doc__)
     add = parser.add_argument
-    add("--run", type=user_path, required=True, help="run folder, or a checkpoint")
+    add("--run", type=user_path, required=True, help="run folder, a checkpoint, or other weights of an encoder")
+    add("--config", type=user_path, metavar="FILE", help="configuration of weights that carry none, such as weights/'s")
     add("--format", choices=SUFFIXES, required=True)
     add("--epoch", choices=("best", "last"), default="best", help="which weights of a run folder (default: best)")
     add("--names", choices=("ours", "published"), default="ours", help="of the weights in a state dict (default: ours)")

@@ -7,7 +7,6 @@ in colour and all others in grey. Needs the run folder alone, nothing of the dat
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from engine.figures import FEW, confused_classes, draw_outcome, draw_tsne, title
 from engine.logs import read_records
 from engine.report_page import title_of, write_page
 from engine.run_folder import RunFolder
+from tools.runs import read_json
 
 
 class FiguresError(UserError):
@@ -47,7 +47,7 @@ def draw(run: Path, classes: Sequence[str]) -> None:
     folder, figures = RunFolder(run), run / "figures"
     if not (run / "results.json").exists():
         raise FiguresError(f"{run}: no results.json in it; name the folder of a finished run")
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = read_json(run / "results.json")
     selections = [selection for selection in ("best", "last", "test") if selection in results]
     names = list(results[selections[0]]["per_class"])
     chosen = [find_word(name, names, "--classes", "classes", FiguresError) for name in classes]
@@ -65,7 +65,9 @@ def draw(run: Path, classes: Sequence[str]) -> None:
             points, labels = stored["points"], stored["labels"]
         draw_tsne(points, labels, names, heading, figures / "tsne.png", chosen or confused_classes(accuracy.confusion))
     elif classes:
-        raise FiguresError(f"{run}: no tsne.npz in it; test the run again with --log.tsne_clips 1000")
+        raise FiguresError(
+            f"{run}: no tsne.npz in it; test the run with --log.tsne_clips 1000, then name {run / 'test'}"
+        )
     write_page(run, results)
     print(figures)
 

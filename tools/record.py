@@ -200,7 +200,9 @@ def _record(options: argparse.Namespace) -> None:
 def _write(record: Record, options: argparse.Namespace) -> None:
     file = options.results / record["benchmark"] / f"{record['name']}.json"
     if file.exists() and not options.replace and read_json(file) != record:
-        raise RecordError(f"{file}: holds another run of this name; rename the run, or replace it with --replace")
+        raise RecordError(
+            f"{file}: holds another run of this name; replace it with --replace, or train under another --name"
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     _write_json(file, record)
 

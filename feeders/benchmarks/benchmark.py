@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.files import user_path
 from feeders.benchmarks.original import Original
@@ -88,6 +89,21 @@ class Benchmark:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a trained encoder depends on beside the clips and the skeleton, as plain values."""
+        return {
+            "classes": list(self.class_names),
+            "persons": self.num_persons,
+            "window": self.window,
+            "repeat": self.repeat,
+            "transforms": self.transforms,
+            "split": [self.split.column, *(sorted(self.split.values(side)) for side in SIDES)],
+            "rotation": self.rotation,
+            "origin": self.origin,
+            "second_person": self.second_person,
+        }
 
     def data_path(self, path: str | Path | None = None) -> Path:
         """`path` as given (relative to the working directory), or the default place inside the repository.

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import engine.evaluate
 import engine.run
 import engine.state
 import engine.train
+from engine.checkpoint import load_checkpoint
 from feeders.choices import STREAMS
 from fusion.scores import load_scores
 from fusion.stream_sets import find_sets
 from tests.engine.compare import records
+from tests.engine.tiny import TinyEncoder
 
 
 def test_a_run_leaves_everything_in_its_folder(call, run_folder):
@@ -144,3 +147,40 @@ def test_the_four_streams_of_layered_files_make_one_set_to_fuse(call, tmp_path):
     sets, problems = find_sets(tmp_path / "runs")
     assert problems == []
     assert {found.selection: found.missing for found in sets} == {"best": [], "last": []}
+
+
+def test_what_a_finished_run_was_made_with_stays_on_record(call, run_folder):
+    words = ("--csre.enabled", "false", "--optim.epochs", "1")
+    assert call(*words).code == 0
+    kept = {name: (run_folder / name).read_text() for name in ("environment.json", "config.yaml")}
+    assert call(*words, "--log.checkpoint_minutes", "7").code == 0
+    assert {name: (run_folder / name).read_text() for name in kept} == kept
+    assert call(*words[:2], "--log.checkpoint_minutes", "7", "--optim.epochs", "2").code == 0
+    assert "checkpoint_minutes: 7" in (run_folder / "config.yaml").read_text()
+
+
+def test_an_encoder_whose_code_has_changed_is_refused_in_one_line(call, monkeypatch):
+    words = ("--csre.enabled", "false", "--optim.epochs")
+    assert call(*words, "1").code == 0
+    built = TinyEncoder.__init__
+    monkeypatch.setattr(TinyEncoder, "__init__", lambda self, **options: built(self, **{"channels": 9, **options}))
+    refused = call(*words, "2")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "does not fit the encoder or head as they now are" in refused.err
+
+
+def test_an_encoder_that_states_another_shape_is_refused_in_one_line(call, monkeypatch):
+    monkeypatch.setattr(TinyEncoder, "feature_shape", (8, 7, 20))
+    refused = call("--optim.epochs", "1")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    said = "feature_shape says (C', T', V') = (8, 7, 20), extract gives (N, M, C', T', V') = (16, 1, 8, 6, 20)"
+    assert said in refused.err
+
+
+def test_weights_without_settings_are_tested_with_a_word_of_it(call, run_folder, tmp_path):
+    assert call("--csre.enabled", "false", "--optim.epochs", "1").code == 0
+    bare = tmp_path / "bare.pt"
+    torch.save(load_checkpoint(run_folder / "checkpoints" / "last.pt")["encoder"], bare)
+    done = call("--phase", "test", "--weights", str(bare), "--name", "bare")
+    assert done.code == 0
+    assert "do not say what they were trained on" in done.out

@@ -181,3 +181,21 @@ def test_published_names_belong_to_a_state_dict(tmp_path, capsys):
     make_run(tmp_path / "run", TINY)
     assert export.main(["--run", str(tmp_path / "run"), "--format", "torch_export", "--names", "published"]) == 2
     assert "--format state_dict" in capsys.readouterr().err
+
+
+def test_weights_without_settings_are_exported_with_their_configuration(tmp_path, capsys):
+    make_run(tmp_path / "run", TINY)
+    bare, out = tmp_path / "bare.pt", tmp_path / "out.pt"
+    torch.save(load_run(tmp_path / "run").encoder.state_dict(), bare)
+    words = ["--run", str(bare), "--format", "state_dict", "--output", str(out)]
+    assert export.main(words) == 2
+    assert "add --config FILE" in capsys.readouterr().err
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: {{benchmark: demo}}\nmodel: {{name: '{TINY}'}}\n")
+    assert export.main([*words, "--config", str(config)]) == 0
+    assert load_run(out).class_names == load_run(tmp_path / "run").class_names
+
+
+def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path, capsys):
+    assert export.main(["--run", str(tmp_path / "nope"), "--format", "state_dict"]) == 2
+    assert "no such run" in capsys.readouterr().err

@@ -247,3 +247,8 @@ def test_a_sweep_that_is_stopped_lets_its_runs_save(tmp_path, number, code):
     assert (tmp_path / "saved").exists()
     assert "Traceback" not in err
     assert ("the same command resumes every cell" in err) == (number == signal.SIGINT)
+
+
+def test_a_setting_that_is_given_as_an_option_is_told_its_place(capsys):
+    assert main(["--data.path", "clips"]) == 2
+    assert "unknown option --data.path, settings of runs go into --with KEY=VALUE" in capsys.readouterr().err
