@@ -94,7 +94,7 @@ class OptimConfig:
     )
     test_batch_size: int = option(
         64,
-        "clips per evaluation step; scores depend on it under BlockGCN's topologies published and matched alone",
+        "clips per evaluation step; scores depend on it only with BlockGCN's topologies published and matched",
         at_least=1,
     )
     epochs: int = option(65, "epochs to train; may be raised later to continue a finished run", at_least=1)

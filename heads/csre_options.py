@@ -62,7 +62,7 @@ class CSREOptions:
     positive_reduction: Literal["mean", "sum"] = option(
         "mean", "over positives; the paper prints a sum, which starts near 887 per clip and drowns the cross entropy"
     )
-    repeated_negatives: Literal["twice", "once"] = option("twice", "how a negative counts that both rules select")
+    repeated_negatives: Literal["twice", "once"] = option("twice", "how a negative selected by both rules counts")
     own_row: Literal["exclude", "include"] = option("exclude", "whether a clip's own row may be one of its positives")
     too_few: Literal["use", "skip"] = option(
         "use", "a clip with fewer positives or negatives than asked for: use those there are, or skip the clip"
