@@ -55,7 +55,7 @@ def confusion_as_csv(classes: Sequence[str], confusion: np.ndarray) -> str:
 
 
 def describe(run: Experiment) -> str:
-    """Encoder and heads, stream and benchmark: `ctrgcn + CSRE, joint, nw-ucla`."""
+    """Encoder and heads, stream and benchmark, such as `ctrgcn, joint, nw-ucla`."""
     return title_of(_facts(run))
 
 

@@ -57,7 +57,7 @@ def write_page(folder: Path, results: dict[str, Any]) -> None:
 
 
 def title_of(results: dict[str, Any]) -> str:
-    """What figures and tables call a run, of which results.json says as much: `ctrgcn + CSRE, joint, nw-ucla`."""
+    """What figures and tables call a run, of which results.json says as much: encoder and heads, stream, benchmark."""
     encoder = " + ".join([results["encoder"], *map(title_of_head, results.get("heads", ()))])
     return f"{encoder}, {results['stream']}, {results['benchmark']}"
 
