@@ -22,7 +22,8 @@ def import_class(target: str, what: str, error: type[UserError]) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as cause:
-        where = "; put it into the repository's folder or on PYTHONPATH" if cause.name == module_name else ""
+        not_found = f"{module_name}.".startswith(f"{cause.name}.")
+        where = "; put it into the repository's folder or on PYTHONPATH" if not_found else ""
         raise error(f"{what} {target!r}: module {module_name!r} cannot be imported ({cause}){where}") from cause
     except ValueError:
         raise error(f"{what} {target!r}: no module {module_name!r}; write package.module:Class") from None

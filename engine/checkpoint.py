@@ -22,6 +22,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,11 +30,14 @@ import torch
 
 from common.files import write_atomically
 from engine.errors import ForeignFileError, RunError
+from feeders.benchmarks import Benchmark
 
 FORMAT, VERSION = "csre-run", 2
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 DIGEST = 64
 """Letters of the digest at the end of a file."""
+TRAINING_ONLY = ("repeat", "rotation")
+"""Facts of a benchmark on which only training depends."""
 KEPT_WITHIN_EPOCH = 2
 """Checkpoints kept of the epoch in progress: the newest, and one to fall back on."""
 
@@ -81,6 +85,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if signed is None:
         raise RunError(f"{path}: not a whole checkpoint (its digest is missing); use another one, or --resume never")
     return content
+
+
+def changed_facts(content: Mapping[str, Any], benchmark: Benchmark, ignore: Collection[str] = ()) -> list[str]:
+    """What differs between the benchmark of a checkpoint and this one, such as `the benchmark's window: 64 -> 32`."""
+    now, before = benchmark.facts, content.get("benchmark", {})
+    changed = []
+    for key in before.keys() - set(ignore):  # checkpoints of earlier versions have none
+        long = len(repr(before[key])) > 60
+        if before[key] != now.get(key):
+            changed.append(f"the benchmark's {key}" + ("" if long else f": {before[key]} -> {now.get(key)}"))
+    return sorted(changed)
 
 
 def checkpoints_of(folder: Path) -> list[Path]:

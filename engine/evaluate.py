@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import user_path
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import TRAINING_ONLY, changed_facts, load_checkpoint
 from engine.config import differing_keys
 from engine.errors import ForeignFileError, NonFiniteLossError, RunError
 from engine.experiment import Experiment
@@ -30,7 +30,7 @@ from engine.processes import Processes, StopRequest, naming_what_is_too_large
 from engine.run_folder import RunFolder
 from engine.schema import OptimConfig, RunConfig, flatten, in_effect
 from engine.state import changed_data
-from feeders.benchmarks import benchmark_name
+from feeders.benchmarks import benchmark_name, get_benchmark
 from feeders.feeder import Feeder
 from fusion.scores import Scores, load_scores, save_scores
 from heads.registry import head_names
@@ -177,8 +177,7 @@ def pooled_features(
 def embedded(features: np.ndarray) -> np.ndarray | None:
     """t-SNE of features (n, C): points (n, 2). None for fewer than 4 or such as hardly differ, where sklearn's crashes
     the process."""
-    spread, largest = np.ptp(features, axis=0).max(initial=0), np.abs(features).max(initial=0)
-    if len(features) < 4 or not spread > max(1e-6 * largest, 1e-12):
+    if len(features) < 4 or not np.ptp(features, axis=0).max() > max(1e-6 * np.abs(features).max(), 1e-12):
         return None
     perplexity = min(30.0, (len(features) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
@@ -288,6 +287,11 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
                 _check_match(run, path, settings)
             return [StoredWeights("test", path, None, settings)]
         _check_match(run, path, content["config"])
+        changed = changed_facts(content, get_benchmark(run.config.data.benchmark), TRAINING_ONLY)
+        if changed and not run.config.allow_mismatch:
+            raise RunError(
+                f"{path} was trained otherwise ({'; '.join(changed)}); undo the change, or add --allow-mismatch"
+            )
         step = content["training"]["counters"]["step"]
         return [StoredWeights("test", path, content["epoch"], content["config"], step)]
     found: list[StoredWeights] = []
@@ -296,7 +300,7 @@ def stored_weights(run: Experiment) -> list[StoredWeights]:
         ignored = [key for key in content["config"] if not key.startswith(("data.", "model."))]
         ignored += ["data.repeat", "data.benchmark"]  # the latter is a path; `changed_data` looks inside
         changed = differing_keys(content["config"], run.config, ignore=ignored)
-        changed += changed_data(run, content)
+        changed += changed_data(run, content, TRAINING_ONLY)
         if changed:
             raise RunError(
                 f"{path} was trained with other settings ({'; '.join(changed)}); undo the change, or test it as "
@@ -388,5 +392,6 @@ def stream_set(settings: dict[str, Any]) -> str:
         if key != "data.stream" and (key not in default or value != default[key])
     }
     # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
+    common["data.benchmark"] = benchmark_name(settings["data.benchmark"])
     common["model.options"] = {key: value for key, value in settings["model.options"].items() if key != "partition"}
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]

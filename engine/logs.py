@@ -29,9 +29,9 @@ from engine.errors import RunError
 logging.raiseExceptions = False
 
 KINDS = ("step", "train", "validation", "test")
+"""What a record is about: some steps, or an epoch's training, held-out clips or test clips."""
 GRADIENT = "gradient_"
 """What the names of logged gradient norms begin with: `gradient_<loss>`."""
-"""What a record is about: some steps, or an epoch's training, held-out clips or test clips."""
 
 
 class Log(Protocol):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import TRAINING_ONLY, changed_facts, load_checkpoint
 from engine.errors import ForeignFileError, RunError
 from engine.run_folder import RunFolder
 from feeders import ClipBatch, Feeder, get_benchmark
@@ -51,29 +51,17 @@ def load_run(
     if path.is_dir():
         folder = RunFolder(path)
         path = folder.best if selection == "best" else folder.last
-        content = load_checkpoint(path)
-        settings = settings or content["config"]
-        _check_benchmark(path, content)
     elif not path.exists():
         raise RunError(f"{path}: no such run, nor a file of weights")
-    settings = settings or settings_in(path)
+    content = _content(path)
+    settings = settings or (content and content["config"])
     if settings is None:
         raise RunError(
             f"{path}: does not say what it was trained with; add --config FILE, the configuration of its run"
         )
+    if content and (changed := changed_facts(content, get_benchmark(settings["data.benchmark"]), TRAINING_ONLY)):
+        raise RunError(f"{path} was trained otherwise ({'; '.join(changed)}); undo the change, or train again")
     return Predictor(settings, path, device)
-
-
-def _check_benchmark(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of a benchmark whose file has changed since: its classes may have other names now."""
-    now = get_benchmark(content["config"]["data.benchmark"]).facts
-    before = content.get("benchmark", {})  # which checkpoints of earlier versions lack
-    changed = [fact for fact in before if before[fact] != now[fact]]
-    if changed:
-        raise RunError(
-            f"{path}: was trained when {content['config']['data.benchmark']} had other {', '.join(changed)}; undo that "
-            "change, or train again"
-        )
 
 
 def settings_in(path: Path) -> dict[str, Any] | None:
@@ -82,8 +70,14 @@ def settings_in(path: Path) -> dict[str, Any] | None:
     Raises:
         RunError, WeightsError: the file cannot be read.
     """
+    content = _content(path)
+    return None if content is None else content["config"]
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """A checkpoint or a file of `tools/export.py`, which carry settings; None for other weights. Raises likewise."""
     try:
-        return load_checkpoint(path)["config"]
+        return load_checkpoint(path)
     except ForeignFileError:
         pass
     try:
@@ -91,12 +85,12 @@ def settings_in(path: Path) -> dict[str, Any] | None:
     except Exception as error:  # as many kinds as there are ways to damage a file
         raise WeightsError(f"{path}: cannot be read ({type(error).__name__}); fetch or save it again") from None
     config = content.get("config") if isinstance(content, dict) else None
-    return config if isinstance(config, dict) and "data.benchmark" in config else None
+    return content if isinstance(config, dict) and "data.benchmark" in config else None
 
 
 class Predictor:
     """An encoder in evaluation mode with the preprocessing it was trained with; computes without mixed precision.
-    On a GPU convolutions use TF32 unless `torch.backends.cudnn.allow_tf32` is off, as tests have it by default.
+    On a GPU convolutions use TF32 unless `torch.backends.cudnn.allow_tf32` is off, as `main.py --phase test` has it.
 
     Calls change nothing, so several threads may share one. Made by `load_run`.
 

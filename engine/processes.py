@@ -97,13 +97,13 @@ class Processes:
 
 
 def device_of(setting: str, local_rank: int = 0) -> torch.device:
-    """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError, on every rank, when there is no GPU for one."""
+    """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError, on every rank of the machine, when there are too few."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if setting == "cuda" and not available:
         raise RunError("device: cuda was asked for, but torch sees no GPU; use --device auto or cpu")
     if setting == "cpu" or not available:
         return torch.device("cpu")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), local_rank + 1)
     if processes > available:
         raise RunError(
             f"torchrun started {processes} processes on a machine with {available} GPUs; "

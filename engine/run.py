@@ -146,9 +146,10 @@ def _prepare_folder(
         if folder.last.exists():
             raise RunError(f"{folder.path}: another run was started there in this moment; run the same command again")
     remove_unfinished(folder.path / "checkpoints")
-    if not experiment.is_complete:  # what finished it stays on record; one that goes on is unfinished
+    if not experiment.is_complete:  # a finished run that goes on is unfinished until its next report
         (folder.path / "results.json").unlink(missing_ok=True)
-        folder.describe(resolved, experiment.device)
+    if not experiment.is_complete or not (folder.path / "environment.json").exists():
+        folder.describe(resolved, experiment.device)  # of a finished run, what trained it stays on record
     return lock, lines
 
 

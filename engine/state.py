@@ -14,7 +14,7 @@ What `training` holds of a checkpoint:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from engine.checkpoint import checkpoints_of, load_checkpoint, name_also, prune, save_checkpoint
+from engine.checkpoint import changed_facts, checkpoints_of, load_checkpoint, name_also, prune, save_checkpoint
 from engine.config import differing_keys
 from engine.errors import NonFiniteLossError, RunError
 from engine.experiment import Counters, Experiment
@@ -126,6 +126,8 @@ def resume(run: Experiment, path: Path) -> None:
         run.encoder.load_state_dict(training["encoder"])
         for name, head in run.heads.items():
             head.load_state_dict(training[name])
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise RunError(
@@ -159,13 +161,15 @@ def resume(run: Experiment, path: Path) -> None:
         )
 
 
-def changed_data(run: Experiment, content: Mapping[str, Any]) -> list[str]:
-    """What differs between the benchmark, the clips and the graph of a checkpoint and those of this run."""
+def changed_data(run: Experiment, content: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
+    """What differs between the benchmark, the clips and the graph of a checkpoint and those of this run.
+
+    ignore: facts of the benchmark that may differ.
+    """
     benchmark = get_benchmark(run.config.data.benchmark)
-    now, before = benchmark.facts, content.get("benchmark", {})  # which checkpoints of earlier versions lack
     names = [benchmark_name(config["data.benchmark"]) for config in (content["config"], flatten(run.config))]
     changed = [] if names[0] == names[1] else [f"data.benchmark: {names[0]} -> {names[1]}"]
-    changed += [f"the benchmark's {key}: {old} -> {now[key]}" for key, old in before.items() if old != now[key]]
+    changed += changed_facts(content, benchmark, ignore)
     splits = {"train": run.training_split, "test": run.test_clips}
     if any(clips is not None and content["data"][split] != clips.fingerprint for split, clips in splits.items()):
         changed.append("the clips themselves")

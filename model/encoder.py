@@ -221,7 +221,7 @@ class Encoder(nn.Module, ABC):
 
     def _as_stated(self, features: Tensor) -> Tensor:
         """The features, if they have the shape that the encoder states."""
-        if features.ndim != 5 or features.shape[2:] != self.feature_shape:
+        if features.ndim != 5 or features.shape[2:] != tuple(self.feature_shape):
             raise EncoderError(
                 f"{type(self).__name__}: feature_shape says (C', T', V') = {tuple(self.feature_shape)}, extract "
                 f"gives (N, M, C', T', V') = {tuple(features.shape)}; correct one of them"

@@ -34,7 +34,7 @@ from common.errors import UserError
 from common.files import user_path, write_atomically
 from common.front_door import run_command
 from engine.config import resolve
-from engine.predictor import Predictor, load_run
+from engine.predictor import Predictor, load_run, settings_in
 from engine.schema import flatten
 from graph import get_skeleton
 from model.published_weights import published_state_dict
@@ -61,6 +61,9 @@ def export(options: argparse.Namespace) -> Path:
     Raises:
         ExportError: see there.
     """
+    own = options.run.is_dir() or (options.run.exists() and settings_in(options.run) is not None)
+    if options.config and own:
+        raise ExportError("--config: what is named has its own configuration; omit it")
     resolved = resolve(["--config", str(options.config)]) if options.config else None
     predictor = load_run(options.run, options.epoch, settings=flatten(resolved.config) if resolved else None)
     name = options.run.resolve().name.removesuffix(".pt") + ("_published" if options.names == "published" else "")

@@ -66,7 +66,7 @@ def draw(run: Path, classes: Sequence[str]) -> None:
         draw_tsne(points, labels, names, heading, figures / "tsne.png", chosen or confused_classes(accuracy.confusion))
     elif classes:
         raise FiguresError(
-            f"{run}: no tsne.npz in it; test the run with --log.tsne_clips 1000, then name {run / 'test'}"
+            f"{run}: no tsne.npz in it; test the run with --log.tsne_clips 1000, then name {run if 'test' in results else run / 'test'}"
         )
     write_page(run, results)
     print(figures)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ensemble
-from engine.evaluate import measure
+from engine.evaluate import embedded, measure
 from feeders.feeder import Feeder
 from fusion.scores import load_scores
 
@@ -73,3 +73,13 @@ def test_runs_that_are_tested_otherwise_are_not_tested_together(call, run_folder
     ):
         assert ensemble.main(words) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("clips", [0, 3])
+def test_too_few_clips_have_no_embedding(clips):
+    assert embedded(np.random.default_rng(0).normal(size=(clips, 8))) is None
+
+
+def test_equal_features_have_no_embedding():
+    assert embedded(np.full((20, 8), 0.1)) is None
+    assert embedded(np.random.default_rng(0).normal(size=(20, 8))).shape == (20, 2)

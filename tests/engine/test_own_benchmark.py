@@ -50,8 +50,12 @@ def test_an_edited_benchmark_is_not_resumed_and_names_no_classes(own, tmp_path):
     refused = train("--optim.epochs", "2")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "the benchmark's classes" in refused.err
-    with pytest.raises(RunError, match="other classes"):
-        load_run(run)
+    for place in (run, run / "checkpoints" / "last.pt"):
+        with pytest.raises(RunError, match="the benchmark's classes"):
+            load_run(place)
+    words = ("--phase", "test", "--weights", str(run / "checkpoints" / "last.pt"), "--name", "other")
+    assert "the benchmark's classes" in train(*words).err
+    assert train(*words, "--allow-mismatch").code == 0
     write(window=20)
     assert "the benchmark's window: 12 -> 20" in train("--optim.epochs", "2").err
     write()

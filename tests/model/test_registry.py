@@ -102,6 +102,7 @@ def test_a_class_by_its_path(skeleton):
     ("path", "message"),
     [
         ("no_such_module:Net", "module 'no_such_module' cannot be imported"),
+        ("no_such.module:Net", "put it into the repository's folder or on PYTHONPATH"),
         ("model.ctrgcn:CTRGCM", "has no class 'CTRGCM' .did you mean 'CTRGCN'"),
         ("model.ctrgcn:math", "is not a subclass of model.Encoder"),
         ("torch.nn:Linear", "is not a subclass of model.Encoder"),

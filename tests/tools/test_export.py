@@ -194,6 +194,10 @@ def test_weights_without_settings_are_exported_with_their_configuration(tmp_path
     config.write_text(f"data: {{benchmark: demo}}\nmodel: {{name: '{TINY}'}}\n")
     assert export.main([*words, "--config", str(config)]) == 0
     assert load_run(out).class_names == load_run(tmp_path / "run").class_names
+    capsys.readouterr()
+    for carries in (tmp_path / "run", out):
+        assert export.main(["--run", str(carries), "--config", str(config), "--format", "onnx"]) == 2
+        assert "has its own configuration" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path, capsys):
