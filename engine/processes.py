@@ -97,7 +97,7 @@ class Processes:
 
 
 def device_of(setting: str, local_rank: int = 0) -> torch.device:
-    """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError, on every rank of the machine, when there are too few."""
+    """The device of a rank: `auto`, `cpu` or `cuda`. Raises RunError, on all of a machine, without enough GPUs."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if setting == "cuda" and not available:
         raise RunError("device: cuda was asked for, but torch sees no GPU; use --device auto or cpu")
