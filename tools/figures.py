@@ -65,9 +65,9 @@ def draw(run: Path, classes: Sequence[str]) -> None:
             points, labels = stored["points"], stored["labels"]
         draw_tsne(points, labels, names, heading, figures / "tsne.png", chosen or confused_classes(accuracy.confusion))
     elif classes:
-        raise FiguresError(
-            f"{run}: no tsne.npz in it; test the run with --log.tsne_clips 1000, then name {run if 'test' in results else run / 'test'}"
-        )
+        tested = run if "test" in results else run / "test"
+        remedy = f"test the run with --log.tsne_clips 1000, then name {tested}"
+        raise FiguresError(f"{run}: no tsne.npz in it; {remedy}")
     write_page(run, results)
     print(figures)
 
