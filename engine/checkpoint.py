@@ -89,13 +89,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def changed_facts(content: Mapping[str, Any], benchmark: Benchmark, ignore: Collection[str] = ()) -> list[str]:
     """What differs between the benchmark of a checkpoint and this one, such as `the benchmark's window: 64 -> 32`."""
-    now, before = benchmark.facts, content.get("benchmark", {})
+    now, before = benchmark.facts, content.get("benchmark", {})  # which checkpoints of earlier versions lack
     changed = []
-    for key in before.keys() - set(ignore):  # checkpoints of earlier versions have none
-        long = len(repr(before[key])) > 60
+    for key in sorted(before.keys() - set(ignore)):
         if before[key] != now.get(key):
-            changed.append(f"the benchmark's {key}" + ("" if long else f": {before[key]} -> {now.get(key)}"))
-    return sorted(changed)
+            values = f": {before[key]} -> {now.get(key)}"
+            changed.append(f"the benchmark's {key}{values if len(values) < 120 else ''}")
+    return changed
 
 
 def checkpoints_of(folder: Path) -> list[Path]:

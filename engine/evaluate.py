@@ -391,7 +391,7 @@ def stream_set(settings: dict[str, Any]) -> str:
         for key, value in in_effect(settings).items()
         if key != "data.stream" and (key not in default or value != default[key])
     }
-    # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
     common["data.benchmark"] = benchmark_name(settings["data.benchmark"])
+    # Hyperformer's hyper-edges on NW-UCLA are published for each stream.
     common["model.options"] = {key: value for key, value in settings["model.options"].items() if key != "partition"}
     return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]

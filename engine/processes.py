@@ -1,4 +1,5 @@
-"""The processes of one run, and the signals that stop them: started by torchrun they train together, else one does all.
+"""The processes of one run, and what stops them: signals, or a batch too large for the device. Started by torchrun they
+train together, else one does all.
 
 A rank is one process; each has a GPU of its own, or a share of the CPU. Only the first rank (0) writes.
 """

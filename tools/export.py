@@ -61,8 +61,7 @@ def export(options: argparse.Namespace) -> Path:
     Raises:
         ExportError: see there.
     """
-    own = options.run.is_dir() or (options.run.exists() and settings_in(options.run) is not None)
-    if options.config and own:
+    if options.config and options.run.exists() and (options.run.is_dir() or settings_in(options.run) is not None):
         raise ExportError("--config: what is named has its own configuration; omit it")
     resolved = resolve(["--config", str(options.config)]) if options.config else None
     predictor = load_run(options.run, options.epoch, settings=flatten(resolved.config) if resolved else None)

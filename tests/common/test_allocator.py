@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,25 @@ def test_other_systems_are_left_alone(monkeypatch):
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not allocator.keep_freed_memory()
+
+
+@pytest.mark.parametrize("tool", ["predict", "export", "benchmark"])
+def test_threads_are_told_to_sleep_before_torch_is_imported(tool):
+    code = f"""
+import os, runpy, sys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+sys.argv = ["tools/{tool}.py", "--help"]
+sys.stdout.reconfigure(line_buffering=True)
+runpy.run_path("tools/{tool}.py", run_name="__main__")
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    place = {"cwd": Path(__file__).parents[2], "env": environment}
+    done = subprocess.run([sys.executable, "-c", code], **place, capture_output=True, text=True, check=True)
+    assert done.stdout == "PASSIVE\n"

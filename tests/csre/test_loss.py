@@ -81,6 +81,8 @@ def test_an_anchor_without_partners_leaves_losses_and_derivatives_finite(empty):
     assert losses.isfinite().all()
     assert slopes.isfinite().all()
     assert slopes[0].count_nonzero() == 4
+    if empty == "positives":
+        assert slopes[1].count_nonzero() == 0
 
 
 def test_mean_over_active():

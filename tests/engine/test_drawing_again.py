@@ -71,3 +71,11 @@ def test_classes_that_cannot_be_shown_are_refused(run, words, said, capsys):
 def test_an_unfinished_run_is_refused(tmp_path, capsys):
     assert figures.main([str(tmp_path)]) == 2
     assert "no results.json" in capsys.readouterr().err
+
+
+def test_damaged_results_are_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("{")
+    assert figures.main([str(tmp_path)]) == 2
+    refusal = capsys.readouterr().err
+    assert "results.json: not JSON" in refusal
+    assert refusal.count("\n") == 1

@@ -48,6 +48,9 @@ def test_more_processes_than_gpus_are_refused_by_every_rank(monkeypatch, local_r
         device_of("auto", local_rank)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert device_of("auto", 1) == torch.device("cuda", 1)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with pytest.raises(RunError, match="on a machine with 2 GPUs"):
+        device_of("auto", 2)
 
 
 @pytest.mark.parametrize(
